@@ -1,0 +1,311 @@
+"""The agent's turn as an async generator: model, tool calls, model ..., yielding chunks and finished steps.
+
+It stores nothing. A `ModelStep` is yielded before any of its tools starts, an `Outcome` as its call ends, and the loop
+goes on when its consumer asks for more: what the consumer stored by then is where a later attempt goes on.
+
+Cancelling the task that iterates, or closing the generator, cancels the model call and every tool in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from agents import chunks
+from agents.chunks import Chunk
+from agents.history import journal_messages
+from agents.llm import CallPiece, Finished, ModelClient, ModelError, ModelRequest, ProviderMessage, Said
+from agents.steps import Call, ModelStep, Outcome, RecordedStep
+from agents.tools import Repeat, Tool, ToolContext, ToolError
+from agents.tools.output import UnstorableError, storable
+
+Event = Chunk | ModelStep | Outcome
+
+# Seconds before each further try of a model call that failed before anything was shown.
+RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)
+LONGEST_PAUSE = 60.0
+
+# A step beyond these is told so, call by call; the model may ask for less in its next one.
+MOST_CALLS = 64
+MOST_CALLS_AT_ONCE = 8
+LONGEST_ARGUMENTS = 256 * 1024
+
+NO_TOOLS_LEFT = "This is your last step and no tools are available in it. Answer now, with what you have."
+UNKNOWN_OUTCOME = (
+    "The worker was lost while this tool ran: whether it took effect is unknown. It was not run again. "
+    "Check before you repeat it."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """All that one turn needs. `history` ends with the message to answer; `context` is made for each call's id."""
+
+    model: str
+    history: Sequence[ProviderMessage]
+    tools: Mapping[str, Tool]
+    context: Callable[[str], ToolContext]
+    call_prefix: str
+    max_steps: int
+    stall: float
+    api_base: str | None = None
+    retry_pauses: Sequence[float] = RETRY_PAUSES
+
+
+async def run_agent(client: ModelClient, turn: Turn, journal: Sequence[RecordedStep]) -> AsyncGenerator[Event, None]:
+    """Goes on behind `journal`, the steps recorded so far, whose chunks the consumer has shown already.
+
+    Ends when the model has answered. Raises ModelError; nothing a tool does raises.
+    """
+    steps = list(journal)
+    while True:
+        if steps:
+            if not steps[-1].calls:
+                return
+            async with aclosing(_settle_calls(turn, steps[-1], resumed=len(steps) == len(journal))) as events:
+                async for event in events:
+                    yield event
+            yield chunks.finish_step()
+        yield chunks.start_step()
+        step: ModelStep | None = None
+        async with aclosing(_model_step(client, turn, steps)) as events:
+            async for event in events:
+                step = event if isinstance(event, ModelStep) else step
+                yield event
+        assert step is not None
+        steps.append(RecordedStep(step.parts, step.calls, {}))
+        if not step.calls:
+            yield chunks.finish_step()
+            return
+
+
+async def _model_step(client: ModelClient, turn: Turn, steps: Sequence[RecordedStep]) -> AsyncGenerator[Event, None]:
+    """One model call, begun again as long as nothing of it was shown."""
+    pauses = iter(turn.retry_pauses)
+    for attempt in range(1, len(turn.retry_pauses) + 2):
+        answer = _Answer(turn, len(steps), takes_calls=not _is_last(turn, steps))
+        try:
+            async with _stall_watch(turn.stall) as content_came, aclosing(client(_request(turn, steps))) as deltas:
+                async for delta in deltas:
+                    content_came()
+                    for chunk in answer.take(delta):
+                        yield chunk
+                        # The consumer's time is not the model's.
+                        content_came()
+            for chunk in answer.close():
+                yield chunk
+            yield answer.step()
+            return
+        except ModelError as error:
+            pause = next(pauses, None)
+            if answer.shown or not error.transient or pause is None:
+                raise
+            pause = min(max(pause, error.retry_after or 0.0), LONGEST_PAUSE)
+            yield chunks.retrying(len(steps), attempt, pause, error.code)
+            await asyncio.sleep(pause)
+
+
+def _is_last(turn: Turn, steps: Sequence[RecordedStep]) -> bool:
+    return len(steps) + 1 >= turn.max_steps
+
+
+def _request(turn: Turn, steps: Sequence[RecordedStep]) -> ModelRequest:
+    messages = [*turn.history, *journal_messages(steps)]
+    last = _is_last(turn, steps)
+    if last and steps:
+        # As a part of the system message: some providers refuse one anywhere but at the beginning.
+        first = messages[0]
+        messages[0] = {**first, "content": f"{first['content']}\n\n{NO_TOOLS_LEFT}"}
+    tools = [] if last else [_schema(tool) for tool in turn.tools.values()]
+    return ModelRequest(turn.model, messages, tools, turn.api_base, turn.stall)
+
+
+def _schema(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+@asynccontextmanager
+async def _stall_watch(seconds: float) -> AsyncIterator[Callable[[], None]]:
+    """Raises ModelError when `seconds` pass without a call of what it gives.
+
+    The timeout would hit the consumer's code as well, while the generator waits in a `yield` below it: between two
+    calls the consumer must not await.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            yield lambda: timeout.reschedule(loop.time() + seconds)
+    except TimeoutError as error:
+        raise ModelError("stall", "The model fell silent.", transient=True) from error
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The answer of one model call while it streams: deltas in, chunks out, a ModelStep in the end."""
+
+    turn: Turn
+    index: int
+    takes_calls: bool
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    shown: bool = False
+    _parts: list[dict[str, Any]] = field(default_factory=lambda: [{"type": "step-start"}])
+    _open: str | None = None
+    _pieces: list[str] = field(default_factory=list)
+    _calls: dict[int, _CallText] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
+    _finished: Finished | None = None
+
+    def take(self, delta: Said | CallPiece | Finished) -> Iterable[Chunk]:
+        if isinstance(delta, Finished):
+            self._finished = delta
+            return
+        if isinstance(delta, CallPiece) and not self.takes_calls:
+            return  # it calls although it was offered nothing; a call that nobody answers would dangle
+        self.shown = True
+        if isinstance(delta, Said):
+            if self._open != delta.kind:
+                yield from self._end_text()
+                self._open = delta.kind
+                yield chunks.opened(delta.kind, self._part_id(delta.kind))
+            self._pieces.append(delta.text)
+            yield chunks.delta(delta.kind, self._part_id(delta.kind), delta.text)
+        else:
+            yield from self._end_text()
+            yield from self._take_call(delta)
+
+    def _part_id(self, kind: str) -> str:
+        return chunks.part_id(kind, self.index, self._numbers.get(kind, 0))
+
+    def _end_text(self) -> Iterable[Chunk]:
+        if self._open is None:
+            return
+        kind, self._open = self._open, None
+        yield chunks.ended(kind, self._part_id(kind))
+        self._numbers[kind] = self._numbers.get(kind, 0) + 1
+        self._parts.append({"type": kind, "text": "".join(self._pieces), "state": "done"})
+        self._pieces.clear()
+
+    def _take_call(self, piece: CallPiece) -> Iterable[Chunk]:
+        call = self._calls.get(piece.index)
+        if call is None:
+            if len(self._calls) >= MOST_CALLS:
+                return
+            call_id = f"{self.turn.call_prefix}_{self.index}_{len(self._calls)}"
+            call = self._calls[piece.index] = _CallText(call_id, _tool_name(piece.name))
+            yield chunks.tool_input_start(call.id, call.name)
+        if piece.arguments and call.add(piece.arguments):
+            yield chunks.tool_input_delta(call.id, piece.arguments)
+
+    def close(self) -> Iterable[Chunk]:
+        """The end of the stream: what is open is ended, the arguments of every call are read."""
+        yield from self._end_text()
+        for call in self._calls.values():
+            call.read(self.turn.tools)
+            yield chunks.tool_input_available(call.id, call.name, call.input)
+            part = {"type": f"tool-{call.name}", "toolCallId": call.id, "state": "input-available"}
+            self._parts.append({**part, "input": call.input})
+
+    def step(self) -> ModelStep:
+        if self._finished is None:
+            raise ModelError("stream_truncated", "The model's answer broke off before its end.", transient=True)
+        calls = [call.as_call(self.turn.tools) for call in self._calls.values()]
+        end = self._finished
+        return ModelStep(self.index, self._parts, calls, end.usage, end.model, end.reason[:32], self.started_at)
+
+
+def _tool_name(name: str) -> str:
+    """A model may ask for anything; what it asked for becomes the type of a part."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unnamed"
+
+
+@dataclass(slots=True)
+class _CallText:
+    """A tool call while its arguments arrive, as text, capped."""
+
+    id: str
+    name: str
+    input: Any = None
+    refusal: str | None = None
+    _pieces: list[str] = field(default_factory=list)
+    _length: int = 0
+
+    def add(self, text: str) -> bool:
+        """Whether it was kept."""
+        self._length += len(text)
+        if self._length > LONGEST_ARGUMENTS:
+            return False
+        self._pieces.append(text)
+        return True
+
+    def read(self, tools: Mapping[str, Tool]) -> None:
+        raw = "".join(self._pieces)
+        self.input = raw
+        if self._length > LONGEST_ARGUMENTS:
+            self.refusal = f"The arguments are longer than {LONGEST_ARGUMENTS} characters."
+            return
+        try:
+            value = json.loads(raw or "{}")
+        except (ValueError, RecursionError):
+            self.refusal = "The arguments are not valid JSON."
+            return
+        if not isinstance(value, dict):
+            self.refusal = "The arguments are not a JSON object."
+            return
+        try:
+            self.input = storable(value)
+        except UnstorableError as error:
+            self.refusal = f"The arguments cannot be used: {error}."
+            return
+        if self.name not in tools:
+            self.refusal = f"There is no tool named {self.name}."
+
+    def as_call(self, tools: Mapping[str, Tool]) -> Call:
+        repeat = tools[self.name].repeat if self.name in tools else Repeat.SAFE
+        return Call(self.id, self.name, self.input, str(repeat), self.refusal)
+
+
+async def _settle_calls(turn: Turn, step: RecordedStep, *, resumed: bool) -> AsyncGenerator[Event, None]:
+    """Runs the calls that have no outcome yet, several at once, and yields each outcome as it ends."""
+    slots = asyncio.Semaphore(MOST_CALLS_AT_ONCE)
+
+    async def settle(call: Call) -> Outcome:
+        if resumed and call.repeat == Repeat.ONCE and call.refusal is None:
+            return Outcome(call.id, error=UNKNOWN_OUTCOME)
+        async with slots:
+            return await _run_call(turn, call)
+
+    tasks = [asyncio.create_task(settle(call)) for call in step.unsettled]
+    try:
+        for finished in asyncio.as_completed(tasks):
+            outcome = await finished
+            step.outcomes[outcome.call_id] = outcome
+            # The outcome first: it is recorded before anybody sees it.
+            yield outcome
+            if outcome.error is not None:
+                yield chunks.tool_output_error(outcome.call_id, outcome.error)
+            else:
+                yield chunks.tool_output_available(outcome.call_id, outcome.output)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _run_call(turn: Turn, call: Call) -> Outcome:
+    if call.refusal is not None:
+        return Outcome(call.id, error=call.refusal)
+    tool = turn.tools.get(call.name)
+    if tool is None or not isinstance(call.input, dict):
+        # A recorded call whose refusal was lost with its worker.
+        return Outcome(call.id, error=f"There is no tool named {call.name} that takes these arguments.")
+    try:
+        return Outcome(call.id, output=await tool.call(call.input, turn.context(call.id)))
+    except ToolError as error:
+        return Outcome(call.id, error=str(error))
