@@ -1,0 +1,1 @@
+"""The manners of the HTTP API, the same on every route."""

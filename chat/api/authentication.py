@@ -1,0 +1,21 @@
+"""Who is asking: a program with a token, or a browser with its session."""
+
+from knox.auth import TokenAuthentication as KnoxTokenAuthentication
+from rest_framework import authentication, exceptions
+from rest_framework.request import Request
+
+from chat.api.errors import ApiError
+
+
+class TokenAuthentication(KnoxTokenAuthentication):
+    """`Authorization: Token <key>`."""
+
+
+class SessionAuthentication(authentication.SessionAuthentication):
+    """The browser's cookie, with CSRF on every unsafe method."""
+
+    def enforce_csrf(self, request: Request) -> None:
+        try:
+            super().enforce_csrf(request)
+        except exceptions.PermissionDenied as error:
+            raise ApiError(403, "CSRF_FAILED", "The CSRF token is missing or wrong.") from error

@@ -1,0 +1,84 @@
+"""What every route is: strict in body and query, its lists in cursor pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.signing import BadSignature, Signer
+from rest_framework import pagination, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.utils.urls import replace_query_param
+from rest_framework.views import APIView
+
+from chat.api.errors import ApiError
+from chat.api.strict import NoFields, StrictSerializer
+
+MOST_PER_PAGE = 200
+
+
+class PageQuery(StrictSerializer):
+    """Of every list."""
+
+    limit = serializers.RegexField(r"\A[1-9][0-9]{0,2}\Z", required=False)
+    cursor = serializers.CharField(required=False, allow_blank=True, max_length=2000)
+
+    def validate_limit(self, value: str) -> int:
+        if int(value) > MOST_PER_PAGE:
+            raise serializers.ValidationError(f"At most {MOST_PER_PAGE}.")
+        return int(value)
+
+
+class Door(APIView):
+    """A route: parse, authorise, call one verb, serialise. `query_class` says what may stand behind the `?`."""
+
+    query_class: type[StrictSerializer] = NoFields
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        self.query = self._query(request)
+
+    def _query(self, request: Request) -> dict[str, Any]:
+        repeated = {
+            name[:100]: ["Given more than once."] for name, values in request.query_params.lists() if len(values) > 1
+        }
+        if repeated:
+            raise serializers.ValidationError(repeated)
+        query = self.query_class(data=request.query_params.dict())
+        query.is_valid(raise_exception=True)
+        return dict(query.validated_data)
+
+    def body(self, request: Request, shape: type[StrictSerializer]) -> dict[str, Any]:
+        parsed = shape(data=request.data, context={"request": request})
+        parsed.is_valid(raise_exception=True)
+        return dict(parsed.validated_data)
+
+    def page(self, queryset: Any, shape: type[serializers.Serializer[Any]], *ordering: str) -> Response:
+        """One page of the queryset in this order, which ends in a unique field."""
+        pages = CursorPages(self, ordering)
+        rows = pages.paginate_queryset(queryset, self.request, self)
+        return pages.get_paginated_response(shape(rows, many=True, context={"request": self.request}).data)
+
+
+class CursorPages(pagination.CursorPagination):
+    """Cursors are signed for their list and their user: nobody else's, no other list's and no forged one is taken."""
+
+    page_size = 50
+    max_page_size = MOST_PER_PAGE
+    page_size_query_param = "limit"
+
+    def __init__(self, view: Door, ordering: tuple[str, ...]) -> None:
+        self.ordering = ordering
+        self._signer = Signer(salt=f"cursor:{type(view).__name__}:{view.request.user.pk}:{ordering}")
+
+    def decode_cursor(self, request: Request) -> pagination.Cursor | None:
+        sent = request.query_params.get(self.cursor_query_param)
+        if sent is None:
+            return None
+        try:
+            return pagination.Cursor(*self._signer.unsign_object(sent))
+        except BadSignature as error:
+            raise ApiError(400, "CURSOR_INVALID", "The cursor is none that this list gave out.") from error
+
+    def encode_cursor(self, cursor: pagination.Cursor) -> str:
+        return replace_query_param(self.base_url, self.cursor_query_param, self._signer.sign_object(list(cursor)))

@@ -1,0 +1,66 @@
+"""How a body is read: strict JSON, whatever the client would like back."""
+
+import json
+import re
+from typing import Any, NoReturn
+
+from rest_framework import exceptions, negotiation, parsers
+from rest_framework.request import Request
+
+DEEPEST_JSON = 50
+
+
+class AnyAccept(negotiation.BaseContentNegotiation):
+    """Every route has one representation; an EventSource and a browser get it as anybody else does."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        wanted = (request.content_type or "").partition(";")[0].strip().lower()
+        return next((parser for parser in parsers if parser.media_type == wanted), None)
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        return renderers[0], renderers[0].media_type
+
+
+class JSONParser(parsers.BaseParser):
+    """UTF-8 JSON as RFC 8259 has it: no NaN, no duplicate names, nothing nested deeper than anybody needs."""
+
+    media_type = "application/json"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", media_type or "", re.IGNORECASE)
+        if charset and charset[1].lower() not in ("utf-8", "utf8"):
+            raise exceptions.UnsupportedMediaType(media_type or "")
+        raw = stream.read()
+        if _depth_exceeds(raw, DEEPEST_JSON):
+            raise exceptions.ParseError("nested too deeply")
+        try:
+            return json.loads(raw.decode(), parse_constant=_refuse, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise exceptions.ParseError(str(error)) from error
+
+
+def _depth_exceeds(raw: bytes, most: int) -> bool:
+    """Brackets inside of strings count too, which only texts of nothing but brackets could notice."""
+    if raw.count(b"[") + raw.count(b"{") <= most:
+        return False
+    depth = 0
+    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', raw, re.DOTALL):
+        token = match[0]
+        if token in (b"[", b"{"):
+            depth += 1
+            if depth > most:
+                return True
+        elif token in (b"]", b"}"):
+            depth -= 1
+    return False
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return result

@@ -1,0 +1,140 @@
+"""What people see: workspaces, who belongs to them, their chats and the messages in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVectorField
+from django.db import models
+from django.db.models import F, Func, Value
+from django.db.models.functions import Now
+from uuid_utils.compat import uuid7
+
+from chat.access import ChatQuerySet, WorkspaceQuerySet
+
+# A tsvector holds at most 1 MiB; this many characters always fit, whatever the words are.
+SEARCHED_CHARACTERS = 100_000
+
+
+def _search_vector(text: F | Func) -> Func:
+    """The 'simple' configuration: no stemming, so every language is searched alike."""
+    return Func(
+        Func(text, Value(SEARCHED_CHARACTERS), function="left"),
+        function="to_tsvector",
+        template="%(function)s('simple'::regconfig, %(expressions)s)",
+    )
+
+
+class Workspace(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(max_length=255)
+    ai_chat = models.BooleanField(default=True, help_text="Off: nobody starts a turn here.")
+    autonomous_runs = models.BooleanField(
+        default=False, help_text="On: turns go on when the connection that started them is gone."
+    )
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    objects = WorkspaceQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    class Role(models.TextChoices):
+        OWNER = "owner"
+        MEMBER = "member"
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=16, choices=Role, default=Role.MEMBER)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["workspace", "user"], name="one_membership_per_workspace")]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.workspace}"
+
+
+class Chat(models.Model):
+    """A conversation of one person. `updated_at` is its newest activity, by the database's clock."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="chats")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="chats")
+    title = models.CharField(max_length=255, blank=True)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+    search = models.GeneratedField(
+        expression=_search_vector(F("title")), output_field=SearchVectorField(), db_persist=True
+    )
+
+    objects = ChatQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            # GET /api/chats
+            models.Index(fields=["created_by", "-updated_at", "id"], name="chats_by_activity"),
+            # GET /api/chats?q= and the agent's search tool
+            GinIndex(fields=["search"], name="chats_by_title"),
+        ]
+
+    def __str__(self) -> str:
+        return self.title or str(self.id)
+
+
+class Message(models.Model):
+    """One message: `parts` are AI SDK UI message parts.
+
+    The assistant message of a live run has status streaming and no parts: it is read from the run's journal and log,
+    and written once, when the run is settled.
+    """
+
+    class Role(models.TextChoices):
+        USER = "user"
+        ASSISTANT = "assistant"
+
+    class Status(models.TextChoices):
+        STREAMING = "streaming"
+        COMPLETED = "completed"
+        ERROR = "error"
+        ABORTED = "aborted"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    chat = models.ForeignKey(Chat, models.CASCADE, related_name="messages")
+    role = models.CharField(max_length=16, choices=Role)
+    parts = models.JSONField(default=list)
+    status = models.CharField(max_length=16, choices=Status, default=Status.COMPLETED)
+    metadata = models.JSONField(default=dict)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    # The time of the statement, not of the transaction: the two messages of a turn are written in order.
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+    # `chat_message_text` comes with the first migration: the text parts, joined.
+    search = models.GeneratedField(
+        expression=_search_vector(Func(F("parts"), function="chat_message_text")),
+        output_field=SearchVectorField(),
+        db_persist=True,
+    )
+
+    class Meta:
+        indexes = [
+            # the messages of a chat in order, and its history
+            models.Index(fields=["chat", "created_at", "id"], name="messages_in_order"),
+            # GET /api/chats?q= and the agent's search tool
+            GinIndex(fields=["search"], name="messages_by_words"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(role__in=["user", "assistant"]), name="message_role_is_known"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(status__in=["streaming", "completed", "error", "aborted"]),
+                name="message_status_is_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.role} message {self.id}"

@@ -1,0 +1,103 @@
+"""The chat's doors. What they show of runs is put in by whoever knows about runs (see `runs.views`)."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+from drf_spectacular.utils import extend_schema
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from chat.access import ChatQuerySet
+from chat.api.doors import Door
+from chat.api.errors import ApiError
+from chat.models import Chat, Workspace
+from chat.serializers import ChatChange, ChatCreate, ChatOut, ChatQuery, MeOut
+
+
+class Me(Door):
+    @extend_schema(responses=MeOut, operation_id="me")
+    def get(self, request: Request) -> Response:
+        memberships = request.user.memberships.select_related("workspace").order_by("workspace__created_at")
+        me = {"id": request.user.pk, "username": request.user.get_username(), "workspaces": memberships}
+        return Response(MeOut(me).data)
+
+
+class ChatDoor(Door):
+    """`chats` is all that the person may see; a subclass may annotate it."""
+
+    def chats(self) -> ChatQuerySet:
+        return Chat.objects.owned_by(self.request.user)
+
+    def chat(self, chat: UUID) -> Chat:
+        found = self.chats().filter(pk=chat).first()
+        if found is None:
+            raise ApiError(404, "NOT_FOUND", "There is nothing here.")
+        return found
+
+
+class ChatList(ChatDoor):
+    query_class = ChatQuery
+
+    @extend_schema(parameters=[ChatQuery], responses=ChatOut(many=True), operation_id="chats_list")
+    def get(self, request: Request) -> Response:
+        chats = self.chats()
+        if words := self.query.get("q"):
+            chats = chats.matching(words)
+        return self.page(chats, ChatOut, "-updated_at", "-id")
+
+    @extend_schema(request=ChatCreate, responses={201: ChatOut}, operation_id="chats_create")
+    def post(self, request: Request) -> Response:
+        body = self.body(request, ChatCreate)
+        workspace = self._workspace(body.get("workspace"))
+        fields: dict[str, Any] = {"pk": body["id"]} if "id" in body else {}
+        try:
+            with transaction.atomic():
+                chat = Chat(workspace=workspace, created_by=request.user, title=body.get("title", ""), **fields)
+                chat.save(force_insert=True)
+        except IntegrityError as error:
+            if "id" in body and Chat.objects.filter(pk=body["id"]).exists():
+                raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
+            raise
+        return Response(ChatOut(self.chat(chat.pk)).data, status=201)
+
+    def _workspace(self, wanted: UUID | None) -> Workspace:
+        joined = Workspace.objects.joined_by(self.request.user)
+        if wanted is not None:
+            found = joined.filter(pk=wanted).first()
+            if found is None:
+                raise ApiError(404, "NOT_FOUND", "There is no such workspace.")
+            return found
+        some = list(joined[:2])
+        if not some:
+            raise ApiError(403, "NO_WORKSPACE", "You are in no workspace.")
+        if len(some) > 1:
+            raise ValidationError({"workspace": ["You are in more than one workspace: name one."]})
+        return some[0]
+
+
+class ChatDetail(ChatDoor):
+    @extend_schema(responses=ChatOut, operation_id="chats_read")
+    def get(self, request: Request, chat: UUID) -> Response:
+        return Response(ChatOut(self.chat(chat)).data)
+
+    @extend_schema(request=ChatChange, responses=ChatOut, operation_id="chats_rename")
+    def patch(self, request: Request, chat: UUID) -> Response:
+        found = self.chat(chat)
+        body = self.body(request, ChatChange)
+        Chat.objects.filter(pk=found.pk).update(title=body["title"], updated_at=Now())
+        return Response(ChatOut(self.chat(chat)).data)
+
+    @extend_schema(responses={204: None}, operation_id="chats_delete")
+    def delete(self, request: Request, chat: UUID) -> Response:
+        found = self.chat(chat)
+        self.before_delete(found)
+        found.delete()
+        return Response(status=204)
+
+    def before_delete(self, chat: Chat) -> None:
+        """What has to end before the chat does."""
