@@ -1,0 +1,138 @@
+"""Begins a turn: one transaction for message, run and answer; the Celery message after it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import current_app
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+
+from chat.models import Chat, Message
+from runs import lifecycle
+from runs.errors import RunAlreadyActive, RunIdTaken
+from runs.models import Run
+
+logger = structlog.get_logger(__name__)
+
+# A send is a hint, the sweep repeats it: nobody waits longer for the broker than this.
+SEND_SECONDS = 1.0
+_senders = ThreadPoolExecutor(4, thread_name_prefix="send")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A turn somebody asks for. `run_id` is the client's choice, if it made one."""
+
+    chat: Chat
+    user: Any
+    text: str
+    model: str
+    trigger: Run.Trigger
+    run_id: UUID | None = None
+
+    @property
+    def hash(self) -> str:
+        """Tells whether the same id came with the same request."""
+        body = json.dumps([str(self.chat.pk), self.text, self.model], ensure_ascii=True)
+        return hashlib.sha256(body.encode()).hexdigest()
+
+
+def start_run(start: Start) -> tuple[Run, bool]:
+    """The run, and whether this call made it: the same id with the same body finds the run it made before.
+
+    Raises RunIdTaken, RunAlreadyActive.
+    """
+    if start.run_id is not None and (known := _replayed(start)):
+        return known, False
+    try:
+        with transaction.atomic():
+            run = _insert(start)
+            transaction.on_commit(partial(send, run.pk, run.attempt), robust=True)
+    except IntegrityError as error:
+        return _refused(start, error)
+    logger.info("run_created", run_id=str(run.pk), chat_id=str(run.chat_id), model=run.model)
+    return run, True
+
+
+def _insert(start: Start) -> Run:
+    # The chat first, as in every transaction; whoever waits here waits for a turn that begins or ends.
+    Chat.objects.select_for_update(no_key=True).filter(pk=start.chat.pk).values_list("pk").get()
+    Message.objects.create(
+        chat=start.chat, role=Message.Role.USER, parts=[{"type": "text", "text": start.text}], created_by=start.user
+    )
+    answer = Message.objects.create(chat=start.chat, role=Message.Role.ASSISTANT, status=Message.Status.STREAMING)
+    run = Run(
+        workspace_id=start.chat.workspace_id,
+        chat=start.chat,
+        created_by=start.user,
+        message=answer,
+        model=start.model,
+        trigger=start.trigger,
+        sent_at=Now(),
+        max_steps=settings.RUN_MAX_STEPS,
+        max_seconds=settings.RUN_TIMEOUT_SECONDS,
+        request_hash=start.hash if start.run_id else "",
+        **({"pk": start.run_id} if start.run_id else {}),
+    )
+    run.save(force_insert=True)
+    Chat.objects.filter(pk=start.chat.pk).update(updated_at=Now())
+    run.refresh_from_db()
+    return run
+
+
+def _replayed(start: Start) -> Run | None:
+    """The run that this id and body made before. Raises RunIdTaken when the id belongs to anything else."""
+    run = Run.objects.filter(pk=start.run_id).first()
+    if run is None:
+        return None
+    if run.request_hash != start.hash or run.created_by_id != start.user.pk:
+        raise RunIdTaken
+    return run
+
+
+def _refused(start: Start, error: IntegrityError) -> tuple[Run, bool]:
+    """Why the INSERT was refused: the same request won a race against itself, or the chat is busy."""
+    if start.run_id is not None and (known := _replayed(start)):
+        return known, False
+    if _constraint(error) != "one_active_run_per_chat":
+        raise error
+    active = Run.objects.active().filter(chat=start.chat).first()
+    if active is not None:
+        raise RunAlreadyActive(active.pk)
+    return start_run(start)  # it ended in between
+
+
+def _constraint(error: IntegrityError) -> str | None:
+    return getattr(getattr(error.__cause__, "diag", None), "constraint_name", None)
+
+
+def send(run_id: UUID, attempt: int) -> bool:
+    """One Celery message: run id and attempt, nothing else. False: the broker did not take it in time, so it is left to
+    the sweep."""
+    sent: Future[Any] = _senders.submit(_send, run_id, attempt)
+    try:
+        sent.result(timeout=SEND_SECONDS)
+        return True
+    except NotInTime:
+        # It may still arrive, so nothing is noted: a claim ends the repetition.
+        logger.warning("send_slow", run_id=str(run_id), attempt=attempt)
+    except Exception as error:
+        logger.warning("send_failed", run_id=str(run_id), attempt=attempt, error=type(error).__name__)
+        lifecycle.note_unsent(run_id, attempt)
+    return False
+
+
+def _send(run_id: UUID, attempt: int) -> None:
+    current_app.send_task(
+        "runs.execute_run", args=[str(run_id), attempt], task_id=f"{run_id}.{attempt}", queue="runs"
+    )

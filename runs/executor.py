@@ -1,0 +1,261 @@
+"""One attempt of one run: claim, loop, journal, settle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from copy import deepcopy
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import structlog
+from django.conf import settings
+from django.db.models.functions import Now
+
+from agents import chunks
+from agents.llm import ModelClient, ModelError
+from agents.loop import Turn, run_agent
+from agents.steps import ModelStep, Outcome, RecordedStep
+from agents.tools import ToolContext
+from runs import dispatch, journal, lifecycle
+from runs.database import in_thread, persistently, unbroken
+from runs.ending import COMPLETED, INTERNAL_ERROR, TIMED_OUT, Ending, ending_chunks, provider_failed, stopped
+from runs.errors import LeaseLost
+from runs.models import Run
+from runs.tools import INSTRUCTIONS, TOOLS
+from runs.transcript import merge
+
+if TYPE_CHECKING:
+    from runs.logwriter import LogWriter, RunLog
+
+logger = structlog.get_logger(__name__)
+
+# How long the database may be away: at the claim (the run stays pending), in mid-run (what streams goes on, nothing
+# new starts) and at the end (then the sweep settles).
+CLAIM_SECONDS = 10.0
+JOURNAL_SECONDS = 300.0
+SETTLE_SECONDS = 120.0
+# How long readers may make a run wait for Redis before its row is settled without them.
+FLUSH_SECONDS = 1.0
+# What a running tool gets to end when its worker shuts down.
+TOOL_GRACE_SECONDS = 3.0
+
+
+class Interrupt(Enum):
+    STOP = "stop"
+    TIMEOUT = "timeout"
+    LEASE_LOST = "lease_lost"
+    HAND_OVER = "hand_over"
+
+
+class Execution:
+    """An attempt while this process holds it. A run is interrupted at most once: the first reason stays."""
+
+    def __init__(self, run_id: UUID, attempt: int, worker: str, writer: LogWriter, client: ModelClient) -> None:
+        self.run_id = run_id
+        self.attempt = attempt
+        self.run: Run | None = None
+        self._worker = worker
+        self._writer = writer
+        self._client = client
+        self._log: RunLog | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._interrupt: Interrupt | None = None
+        self._stop_source = ""
+        self._tools_running: set[str] = set()
+        self._tools_ended = asyncio.Event()
+
+    @property
+    def is_claimed(self) -> bool:
+        return self.run is not None
+
+    async def execute(self) -> None:
+        """Returns when this attempt is nobody's business any more: settled, handed over, or lost to another."""
+        run = await persistently(
+            CLAIM_SECONDS, lifecycle.claim, self.run_id, self.attempt, uuid4(), self._worker
+        )
+        if run is None:
+            logger.info("claim_lost", run_id=str(self.run_id), attempt=self.attempt)
+            return
+        self.run = run
+        logger.info("run_claimed", run_id=str(run.pk), chat_id=str(run.chat_id), attempt=run.attempt)
+        try:
+            await self._hold(run)
+        except LeaseLost:
+            logger.warning("lease_lost", run_id=str(run.pk), chat_id=str(run.chat_id), attempt=run.attempt)
+            if self._log:
+                self._log.lose()
+        finally:
+            if self._log:
+                self._writer.close(self._log)
+
+    def interrupt(self, reason: Interrupt, stop_source: str = "") -> None:
+        """Cancels what the run is doing, whatever it waits for. Only the first reason counts."""
+        if self._interrupt is None:
+            self._interrupt, self._stop_source = reason, stop_source
+            if self._work:
+                self._work.cancel()
+
+    async def hand_over(self) -> None:
+        """The process shuts down: running tools get a moment, so that their outcome is known to whoever goes on."""
+        if self._tools_running:
+            try:
+                await asyncio.wait_for(self._tools_ended.wait(), TOOL_GRACE_SECONDS)
+            except TimeoutError:
+                logger.warning("tools_abandoned", run_id=str(self.run_id), calls=len(self._tools_running))
+        self.interrupt(Interrupt.HAND_OVER)
+
+    async def _hold(self, run: Run) -> None:
+        self._work = asyncio.create_task(self._drive(run))
+        if run.stop_requested_at is not None:
+            self.interrupt(Interrupt.STOP, run.stop_source)
+        elif self._interrupt:
+            self._work.cancel()  # it came during the claim
+        deadline = asyncio.get_running_loop().create_task(self._watch_deadline(run))
+        await asyncio.wait({self._work})
+        deadline.cancel()
+        ending = self._ending(run, self._work)
+        if ending is None and not await self._handed_over(run):
+            ending = stopped(await in_thread(_stop_source, run.pk))
+        if ending is not None:
+            await self._settle(run, ending)
+
+    async def _watch_deadline(self, run: Run) -> None:
+        """The run's own time limit, over all attempts, by the database's clock."""
+        spent = await persistently(JOURNAL_SECONDS, _seconds_spent, run.pk)
+        await asyncio.sleep(max(run.max_seconds - spent, 0))
+        self.interrupt(Interrupt.TIMEOUT)
+
+    async def _drive(self, run: Run) -> None:
+        """The agent's loop, written down as it goes."""
+        steps, history = await persistently(JOURNAL_SECONDS, _what_was, run)
+        self._log = log = self._writer.open(run.pk, run.attempt, journal.transcript_of(run, steps))
+        await self._writer.fence(run.pk, run.attempt)
+        log.begin()
+        turn = self._turn(run, history)
+        async with aclosing(run_agent(self._client, turn, steps)) as events:
+            async for event in events:
+                if isinstance(event, ModelStep):
+                    await self._record_step(run, event, log)
+                elif isinstance(event, Outcome):
+                    await self._record_outcome(run, event)
+                else:
+                    log.emit(event)
+
+    def _turn(self, run: Run, history: list[dict[str, Any]]) -> Turn:
+        def context(call_id: str) -> ToolContext:
+            return ToolContext(
+                user_id=run.created_by_id, chat_id=run.chat_id, run_id=run.pk, key=f"{run.pk}:{call_id}"
+            )
+
+        return Turn(
+            model=run.model,
+            history=history,
+            tools=TOOLS,
+            context=context,
+            # Unique in the whole chat, not only in the run: all of it is sent to the provider.
+            call_prefix=f"call_{run.pk.hex[-12:]}",
+            max_steps=run.max_steps,
+            stall=settings.MODEL_STALL_SECONDS,
+            api_base=settings.AGENT_API_BASE,
+        )
+
+    async def _record_step(self, run: Run, step: ModelStep, log: RunLog) -> None:
+        await self._record(lifecycle.record_step, run.pk, run.attempt, step)
+        run.step_count = step.index + 1
+        run.input_tokens += step.usage.input_tokens
+        run.output_tokens += step.usage.output_tokens
+        run.cached_tokens += step.usage.cached_tokens
+        run.cost_usd += step.usage.cost_usd
+        run.usage_estimated |= step.usage.estimated
+        self._tools_running = {call.id for call in step.calls}
+        self._tools_ended.clear()
+        log.emit(chunks.message_metadata({"usage": run.usage}))
+
+    async def _record_outcome(self, run: Run, outcome: Outcome) -> None:
+        await self._record(lifecycle.record_outcome, run.pk, run.attempt, outcome)
+        self._tools_running.discard(outcome.call_id)
+        if not self._tools_running:
+            self._tools_ended.set()
+
+    async def _record(self, verb: Callable[..., Any], *args: Any) -> None:
+        """While the database is away this waits, and with it the step or tool that comes next."""
+        await unbroken(persistently(JOURNAL_SECONDS, verb, *args))
+
+    def _ending(self, run: Run, work: asyncio.Task[None]) -> Ending | None:
+        """What became of the work; None if it has to be handed over. Raises LeaseLost."""
+        if work.cancelled():
+            if self._interrupt is Interrupt.LEASE_LOST:
+                raise LeaseLost
+            if self._interrupt is Interrupt.HAND_OVER:
+                return None
+            return TIMED_OUT if self._interrupt is Interrupt.TIMEOUT else stopped(self._stop_source)
+        error = work.exception()
+        if error is None:
+            return COMPLETED
+        if isinstance(error, LeaseLost):
+            raise error
+        if isinstance(error, ModelError):
+            logger.warning("model_failed", run_id=str(run.pk), chat_id=str(run.chat_id), code=error.code)
+            return provider_failed(error.text)
+        logger.error("run_broke", run_id=str(run.pk), chat_id=str(run.chat_id), exc_info=error)
+        return INTERNAL_ERROR
+
+    async def _handed_over(self, run: Run) -> bool:
+        if not await persistently(SETTLE_SECONDS, lifecycle.hand_over, run.pk, run.attempt):
+            return False
+        logger.info("run_handed_over", run_id=str(run.pk), chat_id=str(run.chat_id), attempt=run.attempt)
+        if self._log:
+            self._log.lose()
+        await self._writer.fence(run.pk, run.attempt + 1)
+        await in_thread(dispatch.send, run.pk, run.attempt + 1)
+        return True
+
+    async def _settle(self, run: Run, ending: Ending) -> None:
+        """The content to the readers, the row with the message, the end to the readers: in this order."""
+        log = self._log or await self._open_late(run)
+        for chunk in list(log.transcript.sealing()):
+            log.emit(chunk)
+        await log.flushed(FLUSH_SECONDS)
+        end = list(ending_chunks(run, ending))
+        metadata = deepcopy(log.transcript.metadata)
+        for chunk in end:
+            merge(metadata, chunk.get("messageMetadata", {}))
+        try:
+            await persistently(
+                SETTLE_SECONDS, lifecycle.settle, run, ending, log.transcript.parts, metadata, on=(Exception,)
+            )
+        except LeaseLost:
+            raise
+        except Exception as error:
+            logger.error("NON-TERMINAL", run_id=str(run.pk), chat_id=str(run.chat_id), error=repr(error)[:500])
+            return
+        logger.info(
+            "run_settled", run_id=str(run.pk), chat_id=str(run.chat_id), attempt=run.attempt, status=ending.status
+        )
+        for chunk in end:
+            log.emit(chunk)
+        await log.flushed(FLUSH_SECONDS)
+
+    async def _open_late(self, run: Run) -> RunLog:
+        """The run ended before its log was opened."""
+        steps, _ = await persistently(SETTLE_SECONDS, _what_was, run)
+        self._log = log = self._writer.open(run.pk, run.attempt, journal.transcript_of(run, steps))
+        await self._writer.fence(run.pk, run.attempt)
+        log.begin()
+        return log
+
+
+def _what_was(run: Run) -> tuple[list[RecordedStep], list[dict[str, Any]]]:
+    return journal.recorded_steps(run.pk), journal.history(run, INSTRUCTIONS)
+
+
+def _seconds_spent(run_id: UUID) -> float:
+    started_at, now = Run.objects.filter(pk=run_id).values_list("started_at", Now()).get()
+    return float((now - started_at).total_seconds())
+
+
+def _stop_source(run_id: UUID) -> str:
+    return Run.objects.filter(pk=run_id).values_list("stop_source", flat=True).first() or ""

@@ -1,0 +1,71 @@
+"""Reads what the steps of a run left behind: for the attempt that goes on, and for whoever looks at a live run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from agents.chunks import Chunk, finish_step, message_metadata
+from agents.history import provider_messages, settled_parts
+from agents.llm import ProviderMessage
+from agents.steps import Call, Outcome, RecordedStep
+from chat.models import Message
+from runs import eventlog
+from runs.ending import start_chunk
+from runs.eventlog import Entry
+from runs.models import Run, Step, ToolCall
+from runs.transcript import Transcript, assembled, unfold
+
+
+def recorded_steps(run_id: UUID) -> list[RecordedStep]:
+    steps = Step.objects.filter(run=run_id).order_by("index").prefetch_related("calls")
+    return [_recorded(step) for step in steps]
+
+
+def _recorded(step: Step) -> RecordedStep:
+    calls, outcomes = [], {}
+    for call in step.calls.all():
+        calls.append(Call(call.call_id, call.name, call.input, call.repeat))
+        if call.state == ToolCall.State.DONE:
+            outcomes[call.call_id] = Outcome(call.call_id, output=call.output)
+        elif call.state == ToolCall.State.FAILED:
+            outcomes[call.call_id] = Outcome(call.call_id, error=call.error)
+    return RecordedStep(step.parts, calls, outcomes)
+
+
+def transcript_of(run: Run, steps: list[RecordedStep]) -> Transcript:
+    """The message as far as the journal has it; its last step is open if that called tools, as the loop expects it."""
+    parts = [part for step in steps for part in settled_parts(step)]
+    chunks = list(unfold(parts))
+    if steps and steps[-1].calls:
+        assert chunks[-1] == finish_step()
+        chunks.pop()
+    if steps:
+        chunks.append(message_metadata({"usage": run.usage}))
+    return assembled(str(run.message_id), [start_chunk(run), *chunks])
+
+
+def message_of(run: Run, logged_by: int | None = None) -> Transcript:
+    """The message of a run nobody settled yet: its journal, and its log for the step that is not recorded yet.
+
+    `logged_by` is the attempt whose log counts, if not the present one.
+    """
+    transcript = transcript_of(run, recorded_steps(run.pk))
+    for chunk in _after_step(run.step_count, eventlog.read(run.pk, logged_by or run.attempt)):
+        transcript.fold(chunk)
+    return transcript
+
+
+def _after_step(count: int, log: list[Entry]) -> Iterator[Chunk]:
+    """The chunks of the steps behind the first `count`, and the end of the last of those."""
+    steps = 0
+    for chunk in (entry.chunk for entry in log):
+        steps += chunk["type"] == "start-step"
+        if steps > count or (steps == count and chunk["type"] == "finish-step"):
+            yield chunk
+
+
+def history(run: Run, instructions: str) -> list[ProviderMessage]:
+    """All that was said in the chat before this run's answer, as the provider gets it."""
+    before = Message.objects.filter(chat=run.chat_id).exclude(pk=run.message_id).order_by("created_at", "pk")
+    return provider_messages(instructions, before.values_list("role", "parts"))

@@ -1,0 +1,248 @@
+"""Writes the event logs of all runs of a worker process: batched, fenced, and again from the beginning when Redis
+forgot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+
+from agents.chunks import Chunk
+from runs import lifecycle
+from runs.connections import REDIS_ERRORS, async_client
+from runs.database import TRANSIENT, in_thread
+from runs.errors import LeaseLost
+from runs.eventlog import APPEND, FENCE, LOST, MOST_ENTRIES, OK, REWRITE, encode, expiry_ms, key, merged
+from runs.transcript import Transcript
+
+logger = structlog.get_logger(__name__)
+
+LONGEST_BACK_OFF = 1.0
+# Seconds an ended run's last chunks are tried to be written while Redis is away; readers end by the row then.
+LAST_TRIES_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is on its way. It is repeated exactly like this until an answer comes: the script knows it again."""
+
+    script: str
+    first: int
+    payload: list[bytes]
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.payload) - 1
+
+
+class RunLog:
+    """The log of one attempt, as its only writer sees it."""
+
+    def __init__(self, run_id: UUID, attempt: int, transcript: Transcript, writer: LogWriter) -> None:
+        self.run_id = run_id
+        self.attempt = attempt
+        self.transcript = transcript
+        self.lost = False
+        self._writer = writer
+        self._queue: list[Chunk] = []
+        self._batch: _Batch | None = None
+        self._seq = 0
+        self._since_start = 0
+        self._anew = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def begin(self) -> None:
+        """Readers get `start` and what the journal had: the first chunks of every attempt."""
+        self._queue = list(self.transcript.replay())
+        self._idle.clear()
+        self._writer.wake(self)
+
+    def emit(self, chunk: Chunk) -> None:
+        """Folds the chunk into the message and sees to it that readers get it. Never waits."""
+        self.transcript.fold(chunk)
+        self._queue.append(chunk)
+        self._idle.clear()
+        self._writer.wake(self)
+
+    def begin_anew(self) -> None:
+        """Redis forgot: under the next ids, `start` and the whole message so far."""
+        self._anew = True
+        self._idle.clear()
+        self._writer.wake(self)
+
+    async def flushed(self, seconds: float) -> bool:
+        """Waits until all that was emitted is written; False if it is not, by then."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return not self.lost
+
+    def next_batch(self) -> _Batch | None:
+        if self._batch is None and not self.lost:
+            if self._anew:
+                payload = encode(self.transcript.replay())
+                self._anew, self._since_start = False, 0
+                self._batch = _Batch(REWRITE, self._seq + 1, payload)
+            elif self._queue:
+                self._batch = _Batch(APPEND, self._seq + 1, encode(merged(self._queue)))
+            self._queue = []
+        return self._batch
+
+    @property
+    def must_renew(self) -> bool:
+        """Whether the lease has to be proven before the next batch: a log begun anew could be a dead attempt's."""
+        return self._batch is None and self._anew
+
+    def answered(self, answer: bytes) -> None:
+        """What the script said of the batch on its way."""
+        batch = self._batch
+        assert batch is not None
+        self._batch, self._seq = None, batch.last
+        if answer == LOST:
+            self.lose()
+        elif answer == OK:
+            self._since_start += len(batch.payload)
+            if self._since_start > MOST_ENTRIES:
+                self.begin_anew()
+        else:
+            self.begin_anew()
+        if not (self._queue or self._anew):
+            self._idle.set()
+
+    def lose(self) -> None:
+        self.lost = True
+        self._queue, self._batch, self._anew = [], None, False
+        self._idle.set()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._idle.is_set()
+
+
+class LogWriter:
+    """One task a process flushes all logs every `RUN_FLUSH_MS`, in one pipeline; the first chunk after a pause goes
+    out at once."""
+
+    def __init__(self, on_lost: Callable[[RunLog], None]) -> None:
+        self._on_lost = on_lost
+        self._redis = async_client(timeout=3.0)
+        self._dirty: dict[RunLog, None] = {}
+        self._open: set[RunLog] = set()
+        self._awake = asyncio.Event()
+        self._renewing: dict[RunLog, asyncio.Task[None]] = {}
+
+    def open(self, run_id: UUID, attempt: int, transcript: Transcript) -> RunLog:
+        log = RunLog(run_id, attempt, transcript, self)
+        self._open.add(log)
+        return log
+
+    def close(self, log: RunLog) -> None:
+        """No more chunks come; what is on its way is still written, within bounds."""
+        self._open.discard(log)
+        asyncio.get_running_loop().call_later(LAST_TRIES_SECONDS, self._dirty.pop, log, None)
+
+    def wake(self, log: RunLog) -> None:
+        self._dirty[log] = None
+        self._awake.set()
+
+    async def fence(self, run_id: UUID, attempt: int) -> None:
+        """Best effort: without a fence the first batch finds its log forgotten, and proves the lease."""
+        try:
+            await self._eval(FENCE, run_id, attempt, expiry_ms())
+        except REDIS_ERRORS as error:
+            logger.warning("fence_failed", run_id=str(run_id), attempt=attempt, error=type(error).__name__)
+
+    async def run(self) -> None:
+        """The flushing task. Ends only by cancellation."""
+        back_off = 0.0
+        while True:
+            await self._awake.wait()
+            self._awake.clear()
+            try:
+                await self._flush()
+                back_off = 0.0
+            except REDIS_ERRORS as error:
+                if not back_off:
+                    logger.warning("log_flush_failed", error=type(error).__name__)
+                back_off = min(max(back_off * 2, 0.05), LONGEST_BACK_OFF)
+                self._awake.set()
+            await asyncio.sleep(max(settings.RUN_FLUSH_MS / 1000, back_off))
+
+    async def check(self) -> None:
+        """Every open log still stands in Redis, or is begun anew; keeps the logs of silent runs from expiring."""
+        logs = [log for log in self._open if log.is_idle and not log.lost]
+        if not logs:
+            return
+        pipeline = self._redis.pipeline(transaction=False)
+        for log in logs:
+            pipeline.pexpire(key(log.run_id), expiry_ms())
+        try:
+            stands = await pipeline.execute(raise_on_error=False)
+        except REDIS_ERRORS:
+            return
+        for log, answer in zip(logs, stands, strict=True):
+            if answer == 0 and log.is_idle and log in self._open:
+                log.begin_anew()
+
+    async def _flush(self) -> None:
+        dirty, self._dirty = list(self._dirty), {}
+        batches: list[tuple[RunLog, _Batch]] = []
+        for log in dirty:
+            if log.must_renew:
+                self._renew(log)
+            elif batch := log.next_batch():
+                batches.append((log, batch))
+        if not batches:
+            return
+        pipeline = self._redis.pipeline(transaction=False)
+        for log, batch in batches:
+            pipeline.eval(batch.script, 1, key(log.run_id), log.attempt, batch.first, expiry_ms(), *batch.payload)
+        try:
+            answers = await pipeline.execute(raise_on_error=False)
+        except REDIS_ERRORS:
+            self._dirty |= dict.fromkeys(log for log, _ in batches)
+            raise
+        refused = [self._take_answer(log, answer) for (log, _), answer in zip(batches, answers, strict=True)]
+        if any(refused):
+            raise next(filter(None, refused))
+
+    def _take_answer(self, log: RunLog, answer: Any) -> Exception | None:
+        """An error for one log, such as out of memory, leaves its batch to be repeated."""
+        if isinstance(answer, Exception):
+            self.wake(log)
+            return answer
+        log.answered(answer)
+        if log.lost:
+            self._on_lost(log)
+        return None
+
+    def _renew(self, log: RunLog) -> None:
+        if log not in self._renewing:
+            self._renewing[log] = asyncio.create_task(self._renew_and_begin(log))
+
+    async def _renew_and_begin(self, log: RunLog) -> None:
+        """The lease is proven in Postgres, then the log is begun anew: what was folded until then goes with it."""
+        try:
+            if log in self._open:
+                await in_thread(lifecycle.renew, log.run_id, log.attempt)
+            log.next_batch()
+        except LeaseLost:
+            log.lose()
+            self._on_lost(log)
+        except TRANSIENT:
+            await asyncio.sleep(LONGEST_BACK_OFF)
+        finally:
+            del self._renewing[log]
+        self.wake(log)
+
+    async def _eval(self, script: str, run_id: UUID, *arguments: Any) -> bytes:
+        answer: Any = await self._redis.eval(script, 1, key(run_id), *arguments)  # type: ignore[misc]
+        return bytes(answer)

@@ -1,0 +1,144 @@
+"""Runs and steps as JSON, and what a request may say about them."""
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework import serializers
+
+from chat.api.doors import PageQuery
+from chat.api.errors import ApiError
+from chat.api.strict import IdField, StrictSerializer, TextField
+from chat.serializers import MessageOut
+from runs.eventlog import EntryId, parse_entry_id
+from runs.models import Run, Step
+
+
+class UsageOut(serializers.Serializer[Any]):
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    cost_usd = serializers.FloatField()
+    estimated = serializers.BooleanField(source="usage_estimated")
+
+
+class LimitsOut(serializers.Serializer[Any]):
+    steps = serializers.IntegerField(source="max_steps")
+    tokens = serializers.IntegerField(allow_null=True, default=None)
+    cost_usd = serializers.FloatField(allow_null=True, default=None)
+    seconds = serializers.FloatField(source="max_seconds")
+
+
+class RunOut(serializers.Serializer[Run]):
+    id = serializers.UUIDField()
+    chat_id = serializers.UUIDField()
+    message_id = serializers.UUIDField(allow_null=True)
+    status = serializers.ChoiceField(choices=Run.Status)
+    end_reason = serializers.SerializerMethodField()
+    error = serializers.SerializerMethodField()
+    trigger = serializers.ChoiceField(choices=Run.Trigger)
+    detached = serializers.BooleanField()
+    model = serializers.CharField()
+    role_id = serializers.UUIDField(allow_null=True, default=None)
+    attempt = serializers.IntegerField()
+    step_count = serializers.IntegerField()
+    usage = UsageOut(source="*")
+    limits = LimitsOut(source="*")
+    worker = serializers.SerializerMethodField()
+    heartbeat_at = serializers.DateTimeField(allow_null=True)
+    created_by = serializers.IntegerField(source="created_by_id", allow_null=True)
+    stop_requested_at = serializers.DateTimeField(allow_null=True)
+    stop_requested_by = serializers.IntegerField(source="stop_requested_by_id", allow_null=True)
+    stop_source = serializers.SerializerMethodField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+    stream_url = serializers.SerializerMethodField()
+
+    def get_end_reason(self, run: Run) -> str | None:
+        return run.end_reason or None
+
+    def get_error(self, run: Run) -> str | None:
+        return run.error or None
+
+    def get_worker(self, run: Run) -> str | None:
+        return run.worker or None
+
+    def get_stop_source(self, run: Run) -> str | None:
+        return run.stop_source or None
+
+    def get_stream_url(self, run: Run) -> str:
+        return f"/api/runs/{run.pk}/stream"
+
+
+class StepUsageOut(serializers.Serializer[Step]):
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    cost_usd = serializers.FloatField()
+    estimated = serializers.BooleanField(source="usage_estimated")
+
+
+class StepOut(serializers.Serializer[Step]):
+    index = serializers.IntegerField()
+    attempt = serializers.IntegerField()
+    parts = serializers.ListField(child=serializers.DictField())
+    usage = StepUsageOut(source="*")
+    model = serializers.CharField()
+    finish_reason = serializers.CharField()
+    started_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField()
+
+
+class RunStart(StrictSerializer):
+    text = TextField()
+    id = IdField(required=False)
+    model = TextField(required=False, max_length=255)
+
+    def validate_text(self, text: str) -> str:
+        if len(text.encode()) > settings.MESSAGE_MAX_BYTES:
+            raise ApiError(413, "TOO_LARGE", f"A message has at most {settings.MESSAGE_MAX_BYTES} bytes.")
+        return text
+
+
+class ChatStop(StrictSerializer):
+    run_id = IdField(required=False)
+
+
+class StopOut(serializers.Serializer[Any]):
+    stopped = serializers.BooleanField()
+    state = serializers.ChoiceField(choices=["stopped", "requested", "already_final", "idle"])
+    run = RunOut(allow_null=True)
+
+
+class LatestOut(serializers.Serializer[Any]):
+    run = RunOut(allow_null=True)
+    message = MessageOut(allow_null=True)
+
+
+class ModelsOut(serializers.Serializer[Any]):
+    default = serializers.CharField()
+    patterns = serializers.ListField(child=serializers.CharField())
+
+
+class RunQuery(PageQuery):
+    status = serializers.ChoiceField(choices=Run.Status, required=False)
+    chat = IdField(required=False)
+
+
+class WaitQuery(StrictSerializer):
+    timeout = serializers.RegexField(r"\A[0-9]{1,2}(\.[0-9]{1,3})?\Z", default="30")
+
+    def validate_timeout(self, value: str) -> float:
+        if not 1 <= float(value) <= 60:
+            raise serializers.ValidationError("From 1 to 60 seconds.")
+        return float(value)
+
+
+class StreamQuery(StrictSerializer):
+    after = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+
+
+def cursor(text: str) -> EntryId:
+    """Where a reader of a stream has got to. Raises ApiError."""
+    parsed = parse_entry_id(text)
+    if parsed is None:
+        raise ApiError(400, "CURSOR_INVALID", "A cursor has the form {attempt}-{seq}.")
+    return parsed

@@ -1,0 +1,183 @@
+"""What a reader of a run gets, as server-sent events: the exact suffix after its cursor, or the message anew.
+
+Source of every rule here: `docs/stream.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from uuid import UUID
+
+from agents.chunks import Chunk
+from runs import journal
+from runs.connections import REDIS_ERRORS
+from runs.database import in_thread
+from runs.ending import ending_chunks, start_chunk
+from runs.eventlog import BEFORE_ALL, Entry, EntryId, encode, message_so_far
+from runs.models import Run
+from runs.tail import PAGE, Feed, LogTail, tail
+from runs.transcript import unfold
+
+HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "x-vercel-ai-ui-message-stream": "v1",
+}
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+PING_SECONDS = 10.0
+# A log this silent under a terminal row will not get its end any more.
+SILENCE_SECONDS = 2.0
+# The row is read, then the log: so often may the row have changed in between.
+TRIES = 5
+
+
+class BrokenOff(Exception):
+    """The stream cannot be completed, and a clean end would be taken for success: the connection is reset."""
+
+
+async def events(run_id: UUID, cursor: EntryId | None) -> AsyncIterator[bytes]:
+    """The body of the response, frames in handy pieces."""
+    reader = _Reader(run_id, cursor, tail())
+    async for piece in reader.pieces():
+        yield piece
+
+
+async def ended(run_id: UUID, seconds: float) -> None:
+    """Returns when the run is terminal, or after so many seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    async with tail().follow(run_id) as feed:
+        run = await in_thread(_row, run_id)
+        while run is not None and not run.is_terminal and not feed.ended and (left := deadline - loop.time()) > 0:
+            if any(entry.is_terminal for entry in await feed.take(left)):
+                return
+
+
+class _Reader:
+    """One reader's place in one log. `_last` is the entry whose successor comes next, None while only a `start` will
+    do; nothing up to `_floor` is news."""
+
+    def __init__(self, run_id: UUID, cursor: EntryId | None, log: LogTail) -> None:
+        self._run_id = run_id
+        self._last = cursor
+        self._floor = cursor or BEFORE_ALL
+        self._log = log
+        self._over = False
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        async with self._log.follow(self._run_id) as feed:
+            yield await self._begin()
+            while not self._over:
+                yield await self._next(feed)
+            yield DONE
+
+    async def _begin(self) -> bytes:
+        caught_up = await self._catch_up() if self._last else None
+        return await self._anew() if caught_up is None else caught_up
+
+    async def _catch_up(self) -> bytes | None:
+        """The suffix after the last entry; None if the log does not have that entry any more, or has a gap."""
+        pieces = []
+        while True:
+            assert self._last is not None
+            here = self._last
+            try:
+                page = await self._log.read(self._run_id, str(here), PAGE)
+            except REDIS_ERRORS:
+                return None
+            if not page or page[0].id != here:
+                return None
+            self._over = page[0].is_terminal
+            piece = self._accept(page[1:])
+            if piece is None:
+                return None
+            pieces.append(piece)
+            if len(page) < PAGE or self._over:
+                return b"".join(pieces)
+
+    async def _anew(self) -> bytes:
+        """`start` and the whole message: from the log if that is the row's, else from row and journal."""
+        for _ in range(TRIES):
+            run = await in_thread(_row, self._run_id)
+            if run is None:
+                raise BrokenOff
+            try:
+                log = await self._log.read(self._run_id, f"{run.attempt}-0")
+            except REDIS_ERRORS:
+                log = []
+            if log and log[-1].id.attempt > run.attempt:
+                continue  # the row has changed since
+            message = message_so_far(log, run.attempt)
+            if message and (message[-1].is_terminal or not run.is_terminal):
+                self._last = self._floor = message[-1].id
+                self._over = message[-1].is_terminal
+                return _frames(message)
+            self._last, self._floor = None, log[-1].id if log else self._floor
+            return await self._from_row(run)
+        raise BrokenOff
+
+    async def _from_row(self, run: Run) -> bytes:
+        self._over = run.is_terminal
+        return _plain_frames(await in_thread(_chunks, run))
+
+    async def _next(self, feed: Feed) -> bytes:
+        """The next piece, which may be a keep-alive."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        while True:
+            batch = await feed.take(min(PING_SECONDS, SILENCE_SECONDS if feed.ended else PING_SECONDS))
+            if feed.overflowed:
+                feed.overflowed = False
+                return await self._begin()
+            if batch:
+                piece = self._accept(batch)
+                if piece is None:
+                    return await self._anew()
+                if piece:
+                    return piece
+            now = loop.time()
+            if feed.ended and now - max(feed.heard_at, asked_at) >= SILENCE_SECONDS:
+                return await self._anew()
+            if now - asked_at >= PING_SECONDS:
+                return PING
+
+    def _accept(self, batch: list[Entry]) -> bytes | None:
+        """Frames of what comes next in the log; None at a gap."""
+        accepted = []
+        for entry in batch:
+            if entry.id <= self._floor or entry.data is None:
+                continue
+            if not entry.is_start:
+                if self._last is None:
+                    continue  # of an attempt that is over
+                if entry.id != (self._last.attempt, self._last.seq + 1):
+                    return None
+            self._last = self._floor = entry.id
+            accepted.append(entry)
+            if entry.is_terminal:
+                self._over = True
+                break
+        return _frames(accepted)
+
+
+def _frames(entries: Iterable[Entry]) -> bytes:
+    return b"".join(b"id: %s\ndata: %s\n\n" % (str(entry.id).encode(), entry.data) for entry in entries)
+
+
+def _plain_frames(chunks: Iterable[Chunk]) -> bytes:
+    """Of what was not read from the log: a cursor must not point there."""
+    return b"".join(b"data: %s\n\n" % data for data in encode(chunks))
+
+
+def _row(run_id: UUID) -> Run | None:
+    return Run.objects.filter(pk=run_id).first()
+
+
+def _chunks(run: Run) -> list[Chunk]:
+    """A finished run as its stored message tells it, a live one as far as the journal has it."""
+    if not run.is_terminal:
+        return list(journal.transcript_of(run, journal.recorded_steps(run.pk)).replay())
+    parts = run.message.parts if run.message else []
+    return [start_chunk(run), *unfold(parts), *ending_chunks(run)]

@@ -1,0 +1,128 @@
+"""The staleness-windowed sweep: runs whose worker died go on elsewhere or are ended, lost messages are sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db.models import Q
+
+from runs import dispatch, eventlog, journal, lifecycle
+from runs.ending import WORKER_LOST, ending_chunks, stopped
+from runs.errors import LeaseLost
+from runs.models import Run, RunQuerySet
+from runs.stop import request_stop
+from runs.transcript import merge
+
+logger = structlog.get_logger(__name__)
+
+BATCH = 500
+HOLDER = "sweep"
+# A window in which everybody has been silent: no worker of this installation is alive.
+NO_WINDOW = -1e9
+
+
+@dataclass(slots=True)
+class Swept:
+    """What one sweep did, as run ids."""
+
+    rescued: list[UUID] = field(default_factory=list)
+    ended: list[UUID] = field(default_factory=list)
+    sent: list[UUID] = field(default_factory=list)
+    orphaned: list[UUID] = field(default_factory=list)
+
+
+def sweep(runs: RunQuerySet | None = None, window_seconds: float | None = None) -> Swept:
+    """Sweeps these runs, or all. `window_seconds` is the silence after which a worker is thought dead.
+
+    Any number of sweeps may run at once: each row is taken by one of them.
+    """
+    runs = Run.objects.all() if runs is None else runs
+    window = settings.RUN_STALE_SECONDS if window_seconds is None else window_seconds
+    swept = Swept()
+    stale = runs & Run.objects.stale(window)
+    for run in (runs & Run.objects.active()).filter(created_by=None, stop_requested_at=None)[:BATCH]:
+        _each(swept.orphaned, run.pk, lambda run=run: request_stop(run.pk, None, "orphaned") is not None)
+    for run in stale.filter(_hopeless()).order_by("heartbeat_at")[:BATCH]:
+        _each(swept.ended, run.pk, lambda run=run: end(run))
+    _in_batches(lambda: lifecycle.rescue(stale.exclude(_hopeless()), BATCH), swept.rescued, fence=True)
+    _in_batches(
+        lambda: lifecycle.send_again(runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS), BATCH), swept.sent
+    )
+    if swept.rescued or swept.ended or swept.sent or swept.orphaned:
+        logger.warning(
+            "swept",
+            rescued=len(swept.rescued),
+            ended=len(swept.ended),
+            sent=len(swept.sent),
+            orphaned=len(swept.orphaned),
+        )
+    return swept
+
+
+def _hopeless() -> Q:
+    """Not to be tried again: somebody wants it stopped, or it has taken enough workers with it."""
+    return Q(stop_requested_at__isnull=False) | Q(lost_attempts__gte=settings.RUN_MAX_ATTEMPTS - 1)
+
+
+def _in_batches(
+    take: Callable[[], list[tuple[UUID, int]]], taken: list[UUID], *, fence: bool = False
+) -> None:
+    while True:
+        batch = take()
+        for run_id, attempt in batch:
+            if fence:
+                eventlog.fence(run_id, attempt)
+            dispatch.send(run_id, attempt)
+            taken.append(run_id)
+        if len(batch) < BATCH:
+            return
+
+
+def _each(done: list[UUID], run_id: UUID, work: Callable[[], bool]) -> None:
+    """One row that cannot be settled must not keep the others from it."""
+    try:
+        if work():
+            done.append(run_id)
+    except Exception:
+        logger.exception("sweep_failed", run_id=str(run_id))
+
+
+def end(run: Run) -> bool:
+    """Settles a run whose worker is gone, with what it had said. False: it moved on meanwhile.
+
+    If this process dies on the way, the run is stale again after a window, and is ended by the next sweep.
+    """
+    taken = lifecycle.take_over(run, HOLDER)
+    if taken is None:
+        return False
+    eventlog.fence(taken.pk, taken.attempt)
+    # Behind the fence nobody adds to it any more. What is read is the log of the attempt that died.
+    transcript = journal.message_of(taken, logged_by=run.attempt)
+    for chunk in list(transcript.sealing()):
+        transcript.fold(chunk)
+    ending = stopped(taken.stop_source) if taken.stop_requested_at else WORKER_LOST
+    closing = list(ending_chunks(taken, ending))
+    whole = [*transcript.replay(), *closing]
+    metadata = transcript.metadata
+    for chunk in closing:
+        merge(metadata, chunk.get("messageMetadata", {}))
+    try:
+        lifecycle.settle(taken, ending, transcript.parts, metadata)
+    except LeaseLost:
+        return False
+    eventlog.write_whole(taken.pk, taken.attempt, whole)
+    return True
+
+
+def heal(chat_id: UUID) -> None:
+    """Sweeps one chat, for somebody who wants to talk in it now."""
+    sweep(Run.objects.filter(chat=chat_id))
+
+
+def candidates(window_seconds: float) -> RunQuerySet:
+    """What a sweep would take, for a dry run."""
+    return Run.objects.stale(window_seconds) | Run.objects.unsent(settings.RUN_SWEEP_SECONDS)

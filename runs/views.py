@@ -1,0 +1,302 @@
+"""The doors to runs, and to chats as far as they show runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from fnmatch import fnmatchcase
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import OuterRef, Subquery
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from knox.auth import TokenAuthentication
+from rest_framework.exceptions import ValidationError
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from chat import views as chat_views
+from chat.access import ChatQuerySet
+from chat.api.doors import Door, PageQuery
+from chat.api.errors import ApiError
+from chat.api.strict import NoFields
+from chat.export import export
+from chat.models import Chat, Message
+from chat.serializers import ExportQuery, MessageOut, MessageQuery
+from runs import dispatch, journal, stop, stream, sweep
+from runs.database import in_thread
+from runs.errors import RunAlreadyActive, RunIdTaken
+from runs.models import Run
+from runs.serializers import (
+    ChatStop,
+    LatestOut,
+    ModelsOut,
+    RunOut,
+    RunQuery,
+    RunStart,
+    StepOut,
+    StopOut,
+    StreamQuery,
+    WaitQuery,
+    cursor,
+)
+from runs.witness import witness
+
+
+def _not_found() -> ApiError:
+    return ApiError(404, "NOT_FOUND", "There is nothing here.")
+
+
+class ChatDoor(chat_views.ChatDoor):
+    def chats(self) -> ChatQuerySet:
+        active = Run.objects.active().filter(chat=OuterRef("pk")).values("pk")[:1]
+        return super().chats().annotate(active_run_id=Subquery(active))
+
+
+class ChatList(ChatDoor, chat_views.ChatList):
+    pass
+
+
+class ChatDetail(ChatDoor, chat_views.ChatDetail):
+    def before_delete(self, chat: Chat) -> None:
+        for run_id in Run.objects.active().filter(chat=chat).values_list("pk", flat=True):
+            stop.request_stop(run_id, self.request.user.pk, "chat_deleted")
+
+
+class ChatMessages(ChatDoor):
+    query_class = MessageQuery
+
+    @extend_schema(parameters=[MessageQuery], responses=MessageOut(many=True), operation_id="chats_messages")
+    def get(self, request: Request, chat: UUID) -> Response:
+        messages = Message.objects.filter(chat=self.chat(chat)).select_related("run")
+        active = Run.objects.active().filter(chat=chat).first()
+        if active and self.query["exclude_active"] == "1":
+            messages = messages.exclude(pk=active.message_id)
+        newest_first = "-" if self.query["order"] == "newest" else ""
+        response = self.page(messages, LiveMessageOut, f"{newest_first}created_at", f"{newest_first}id")
+        if active and self.query["exclude_active"] == "1":
+            response["X-Active-Run"] = str(active.pk)
+        return response
+
+
+class LiveMessageOut(MessageOut):
+    """The message of a live run is read from its journal and its log."""
+
+    def to_representation(self, instance: Message) -> dict[str, Any]:
+        return dict(super().to_representation(_with_live_parts(instance)))
+
+
+def _with_live_parts(message: Message) -> Message:
+    run: Run | None = getattr(message, "run", None)
+    message.run_id = run.pk if run else None  # type: ignore[attr-defined]
+    if run and message.status == Message.Status.STREAMING:
+        now = journal.message_of(run)
+        message.parts, message.metadata = now.parts, now.metadata
+    return message
+
+
+class ChatExport(ChatDoor):
+    query_class = ExportQuery
+
+    @extend_schema(parameters=[ExportQuery], responses={(200, "text/markdown"): str}, operation_id="chats_export")
+    def get(self, request: Request, chat: UUID) -> HttpResponse:
+        found = self.chat(chat)
+        messages = Message.objects.filter(chat=found).select_related("run").order_by("created_at", "pk")
+        return export(found, LiveMessageOut(messages, many=True).data, self.query["format"])
+
+
+class ChatRuns(ChatDoor):
+    query_class = PageQuery
+
+    @extend_schema(parameters=[PageQuery], responses=RunOut(many=True), operation_id="chats_runs_list")
+    def get(self, request: Request, chat: UUID) -> Response:
+        return self.page(Run.objects.filter(chat=self.chat(chat)), RunOut, "-created_at", "-id")
+
+    @extend_schema(request=RunStart, responses={202: RunOut, 200: RunOut}, operation_id="chats_runs_start")
+    def post(self, request: Request, chat: UUID) -> Response:
+        found = self.chat(chat)
+        body = self.body(request, RunStart)
+        _check_switches(found)
+        by_token = isinstance(request.successful_authenticator, TokenAuthentication)
+        start = dispatch.Start(
+            chat=found,
+            user=request.user,
+            text=body["text"],
+            model=_allowed_model(body.get("model")),
+            trigger=Run.Trigger.API if by_token else Run.Trigger.USER,
+            run_id=body.get("id"),
+        )
+        run, is_new = _start(start)
+        response = Response(RunOut(run).data, status=202 if is_new else 200)
+        response["Location"] = f"/api/runs/{run.pk}"
+        return response
+
+
+def _check_switches(chat: Chat) -> None:
+    if not chat.workspace.ai_chat:
+        raise ApiError(403, "AI_CHAT_OFF", "The AI is switched off in this workspace.")
+    if not chat.workspace.autonomous_runs:
+        raise ApiError(403, "AUTONOMOUS_RUNS_OFF", "Detached runs are switched off in this workspace.")
+
+
+def _allowed_model(wanted: str | None) -> str:
+    if wanted is None:
+        return settings.AGENT_MODEL
+    if not any(fnmatchcase(wanted, pattern) for pattern in settings.AGENT_MODELS):
+        raise ValidationError({"model": ["This model is not among those a run may name."]})
+    return wanted
+
+
+def _start(start: dispatch.Start) -> tuple[Run, bool]:
+    try:
+        return dispatch.start_run(start)
+    except RunIdTaken as error:
+        raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
+    except RunAlreadyActive as error:
+        if _healed(start.chat, error.run_id):
+            return _start(start)
+        detail = "A run is active in this chat already."
+        raise ApiError(409, "A_RUN_ALREADY_ACTIVE", detail, run_id=str(error.run_id)) from error
+
+
+def _healed(chat: Chat, run_id: UUID) -> bool:
+    """Sweeps a chat whose run looks dead, without waiting for beat. True if that ended the run."""
+    if not witness.can_judge(settings.RUN_STALE_SECONDS):
+        return False
+    if not Run.objects.stale(settings.RUN_STALE_SECONDS).filter(pk=run_id).exists():
+        return False
+    sweep.heal(chat.pk)
+    return not Run.objects.active().filter(pk=run_id).exists()
+
+
+class ChatLatestRun(ChatDoor):
+    @extend_schema(responses=LatestOut, operation_id="chats_latest_run")
+    def get(self, request: Request, chat: UUID) -> Response:
+        found = self.chat(chat)
+        run = Run.objects.filter(chat=found).select_related("message").order_by("-created_at", "-pk").first()
+        message = _with_live_parts(run.message) if run and run.message else None
+        return Response(
+            {"run": RunOut(run).data if run else None, "message": MessageOut(message).data if message else None}
+        )
+
+
+class ChatStopDoor(ChatDoor):
+    @extend_schema(request=ChatStop, responses=StopOut, operation_id="chats_stop")
+    def post(self, request: Request, chat: UUID) -> Response:
+        found = self.chat(chat)
+        wanted = self.body(request, ChatStop).get("run_id")
+        active = Run.objects.active().filter(chat=found).first()
+        if wanted is not None and active is not None and active.pk != wanted:
+            raise ApiError(409, "RUN_MISMATCH", "Another run is active in this chat now.", run_id=str(active.pk))
+        if wanted is not None and not Run.objects.filter(chat=found, pk=wanted).exists():
+            raise _not_found()
+        run_id = wanted or (active.pk if active else None)
+        if run_id is None:
+            return Response({"stopped": False, "state": "idle", "run": None})
+        return _stopped(run_id, request)
+
+
+def _stopped(run_id: UUID, request: Request) -> Response:
+    answer = stop.request_stop(run_id, request.user.pk, "user")
+    if answer is None:
+        raise _not_found()
+    if answer.run.is_terminal:
+        state = "stopped" if answer.took_effect else "already_final"
+    else:
+        state = "requested"
+    return Response({"stopped": answer.took_effect, "state": state, "run": RunOut(answer.run).data})
+
+
+class RunDoor(Door):
+    def run(self, run: UUID) -> Run:
+        found = Run.objects.owned_by(self.request.user).filter(pk=run).first()
+        if found is None:
+            raise _not_found()
+        return found
+
+
+class RunList(Door):
+    query_class = RunQuery
+
+    @extend_schema(parameters=[RunQuery], responses=RunOut(many=True), operation_id="runs_list")
+    def get(self, request: Request) -> Response:
+        runs = Run.objects.owned_by(request.user)
+        wanted = {name: self.query[name] for name in ("status", "chat") if name in self.query}
+        return self.page(runs.filter(**wanted), RunOut, "-created_at", "-id")
+
+
+class RunDetail(RunDoor):
+    @extend_schema(responses=RunOut, operation_id="runs_read")
+    def get(self, request: Request, run: UUID) -> Response:
+        return Response(RunOut(self.run(run)).data)
+
+
+class RunSteps(RunDoor):
+    query_class = PageQuery
+
+    @extend_schema(parameters=[PageQuery], responses=StepOut(many=True), operation_id="runs_steps")
+    def get(self, request: Request, run: UUID) -> Response:
+        return self.page(self.run(run).steps.all(), StepOut, "index")
+
+
+class RunStop(RunDoor):
+    @extend_schema(request=NoFields, responses=StopOut, operation_id="runs_stop")
+    def post(self, request: Request, run: UUID) -> Response:
+        found = self.run(run)
+        self.body(request, NoFields)
+        return _stopped(found.pk, request)
+
+
+class RunStream(RunDoor):
+    query_class = StreamQuery
+
+    @extend_schema(
+        parameters=[StreamQuery, OpenApiParameter("Last-Event-ID", str, OpenApiParameter.HEADER)],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+        operation_id="runs_stream",
+    )
+    def get(self, request: Request, run: UUID) -> HttpResponseBase:
+        found = self.run(run)
+        sent = request.headers.get("Last-Event-ID", self.query.get("after"))
+        after = cursor(sent) if sent is not None else None
+        if request.method == "HEAD":
+            return HttpResponse(content_type="text/event-stream", headers=stream.HEADERS)
+        return _streaming(stream.events(found.pk, after), "text/event-stream", stream.HEADERS)
+
+
+class RunWait(RunDoor):
+    query_class = WaitQuery
+
+    @extend_schema(parameters=[WaitQuery], responses=RunOut, operation_id="runs_wait")
+    def get(self, request: Request, run: UUID) -> HttpResponseBase:
+        found = self.run(run)
+        seconds = 0.0 if found.is_terminal or request.method == "HEAD" else self.query["timeout"]
+        return _streaming(_run_when_ended(found.pk, seconds), "application/json", {"Cache-Control": "no-store"})
+
+
+def _streaming(body: AsyncIterator[bytes], content_type: str, headers: dict[str, str]) -> StreamingHttpResponse:
+    """For doors that wait: they hold neither a thread nor a database connection meanwhile."""
+    if not connection.in_atomic_block:
+        connection.close()
+    return StreamingHttpResponse(body, content_type=content_type, headers=headers)
+
+
+async def _run_when_ended(run_id: UUID, seconds: float) -> AsyncIterator[bytes]:
+    if seconds:
+        await stream.ended(run_id, seconds)
+    run = await in_thread(Run.objects.filter(pk=run_id).first)
+    if run is None:
+        raise stream.BrokenOff
+    yield JSONRenderer().render(RunOut(run).data)
+
+
+class Models(Door):
+    @extend_schema(responses=ModelsOut, operation_id="models")
+    def get(self, request: Request) -> Response:
+        return Response({"default": settings.AGENT_MODEL, "patterns": settings.AGENT_MODELS})
+
+

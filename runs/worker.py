@@ -1,0 +1,199 @@
+"""What one worker process owns: the event loop of all its runs, their heartbeat, its stop listener, its log writer, and
+the hand-over when it shuts down."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+from uuid import UUID
+
+import structlog
+import uvloop
+from django.conf import settings
+from django.db import Error, connection
+
+from agents.llm import ModelClient
+from runs import dispatch, lifecycle, stop
+from runs.database import TRANSIENT, in_thread
+from runs.executor import Execution, Interrupt
+from runs.logwriter import LogWriter, RunLog
+from runs.models import Run
+from runs.witness import witness
+
+logger = structlog.get_logger(__name__)
+
+# After a heartbeat that failed the next one comes sooner: the first thing a worker does with a database that is back.
+LONGEST_PAUSE_AFTER_FAILURE = 0.5
+
+
+class Worker:
+    """Started once a process. Celery's threads hand it runs and wait; everything else happens on its loop, but for the
+    heartbeat, which has a thread and a connection of its own so that a busy loop cannot lose the leases."""
+
+    def __init__(self, name: str, client: ModelClient) -> None:
+        self.name = name
+        self._client = client
+        self._live: dict[UUID, Execution] = {}
+        self._loop = uvloop.new_event_loop()
+        self._loop_turned_at = time.monotonic()
+        self._writer: LogWriter | None = None
+        self._closing = False
+        self._ended = threading.Event()
+        self._background: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        ready = threading.Event()
+        threading.Thread(target=self._run_loop, args=(ready,), name="runs", daemon=True).start()
+        ready.wait()
+        threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True).start()
+
+    def execute(self, run_id: UUID, attempt: int) -> None:
+        """For Celery's threads: returns when this process has nothing more to do with that attempt."""
+        if self._closing:
+            # It was received too late. The message goes on, the row has not changed.
+            dispatch.send(run_id, attempt)
+            return
+        asyncio.run_coroutine_threadsafe(self._execute(run_id, attempt), self._loop).result()
+
+    def close(self) -> None:
+        """Begins the hand-over of all runs. Only sets a flag and wakes the loop: it is called by a signal handler."""
+        self._closing = True
+        self._loop.call_soon_threadsafe(self._hand_over_all)
+
+    def end(self) -> None:
+        """The process is about to exit and holds no run any more."""
+        self._ended.set()
+
+    def live_runs(self) -> list[dict[str, Any]]:
+        """For operators: what this process holds, without a word of what is said in it."""
+        held = [execution.run for execution in list(self._live.values()) if execution.run]
+        return [
+            {
+                "run_id": str(run.pk),
+                "chat_id": str(run.chat_id),
+                "attempt": run.attempt,
+                "step_count": run.step_count,
+                "started_at": run.started_at.isoformat() if run.started_at else None,
+            }
+            for run in held
+        ]
+
+    def _run_loop(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._writer = LogWriter(self._on_log_lost)
+        self._spawn(self._writer.run())
+        self._spawn(stop.listen(self.name, self._on_stop_message, self._reconcile))
+        self._turn()
+        self._loop.call_soon(ready.set)
+        self._loop.run_forever()
+
+    def _spawn(self, work: Any) -> None:
+        # The loop itself holds tasks weakly.
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _turn(self) -> None:
+        """Proves to the heartbeat's thread that the loop is alive."""
+        self._loop_turned_at = time.monotonic()
+        self._loop.call_later(settings.RUN_HEARTBEAT_SECONDS / 4, self._turn)
+
+    async def _execute(self, run_id: UUID, attempt: int) -> None:
+        if run_id in self._live:
+            logger.info("claim_lost", run_id=str(run_id), attempt=attempt)  # the same message twice
+            return
+        assert self._writer is not None
+        # Known before the claim, so that no stop falls between the two.
+        execution = self._live[run_id] = Execution(run_id, attempt, self.name, self._writer, self._client)
+        try:
+            await execution.execute()
+        except TRANSIENT as error:
+            # At the claim: the run is pending still, or stale soon.
+            logger.warning("run_not_executed", run_id=str(run_id), attempt=attempt, error=type(error).__name__)
+        finally:
+            del self._live[run_id]
+
+    # Stops
+
+    def _on_stop_message(self, run_id: UUID) -> None:
+        if run_id in self._live:
+            self._spawn(self._reconcile([run_id]))
+
+    async def _reconcile(self, run_ids: list[UUID] | None = None) -> None:
+        """Asks the rows which of these runs, or of all live ones, somebody wants stopped."""
+        run_ids = list(self._live) if run_ids is None else run_ids
+        for run_id, attempt, source in await in_thread(_stop_requests, run_ids):
+            self._interrupt(run_id, attempt, Interrupt.STOP, source)
+
+    def _interrupt(self, run_id: UUID, attempt: int | None, reason: Interrupt, source: str = "") -> None:
+        execution = self._live.get(run_id)
+        if execution and execution.is_claimed and attempt in (None, execution.attempt):
+            logger.info("run_interrupted", run_id=str(run_id), attempt=execution.attempt, reason=reason.value)
+            execution.interrupt(reason, source)
+
+    def _on_log_lost(self, log: RunLog) -> None:
+        self._interrupt(log.run_id, log.attempt, Interrupt.LEASE_LOST)
+
+    # Hand-over
+
+    def _hand_over_all(self) -> None:
+        for execution in list(self._live.values()):
+            self._spawn(execution.hand_over())
+
+    # Heartbeat
+
+    def _beat_for_ever(self) -> None:
+        interval = settings.RUN_HEARTBEAT_SECONDS
+        pause = interval
+        while not self._ended.wait(pause):
+            if time.monotonic() - self._loop_turned_at > settings.RUN_STALE_SECONDS:
+                # Nothing of what this process holds moves any more: let others have it.
+                logger.error("loop_stuck", runs=len(self._live))
+                pause = interval
+                continue
+            try:
+                self._beat()
+                witness.reached()
+                pause = interval
+            except Error as error:
+                witness.missed()
+                connection.close()
+                logger.warning("heartbeat_failed", runs=len(self._live), error=type(error).__name__)
+                pause = min(interval, LONGEST_PAUSE_AFTER_FAILURE)
+
+    def _beat(self) -> None:
+        held = {run_id: one.attempt for run_id, one in list(self._live.items()) if one.is_claimed}
+        beat = lifecycle.beat(list(held.items()))
+        self._loop.call_soon_threadsafe(self._on_beat, held, beat)
+
+    def _on_beat(self, held: dict[UUID, int], beat: lifecycle.Beat) -> None:
+        for run_id in beat.lost:
+            self._interrupt(run_id, held[run_id], Interrupt.LEASE_LOST)
+        if beat.stopping:
+            self._spawn(self._reconcile(list(beat.stopping)))
+        if self._writer:
+            self._spawn(self._writer.check())
+
+
+def _stop_requests(run_ids: list[UUID]) -> list[tuple[UUID, int, str]]:
+    asked = Run.objects.filter(pk__in=run_ids, status=Run.Status.RUNNING, stop_requested_at__isnull=False)
+    return list(asked.values_list("pk", "attempt", "stop_source"))
+
+
+_current: Worker | None = None
+
+
+def start(name: str, client: ModelClient) -> Worker:
+    """Makes this process a worker. Once."""
+    global _current
+    assert _current is None, "this process is a worker already"
+    _current = Worker(name, client)
+    _current.start()
+    return _current
+
+
+def current() -> Worker:
+    assert _current is not None, "this process is no worker"
+    return _current
