@@ -1,0 +1,1 @@
+"""Wiring: settings, processes, URLs. Importing the package makes the Celery application the current one."""

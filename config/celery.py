@@ -1,0 +1,79 @@
+"""The Celery application; what a process becomes when it is started as a worker."""
+
+import atexit
+import logging.config
+import os
+from typing import Any
+from uuid import UUID
+
+from celery import Celery, signals
+from celery.worker.control import control_command, inspect_command
+
+from django.conf import settings
+
+from config import services
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+if not settings.configured:
+    # The celery CLI comes in by this door; manage.py and the web process have seen to it before.
+    atexit.register(services.stop, services.ensure())
+
+app = Celery("perdure")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+
+@signals.setup_logging.connect
+def _log_like_the_rest(**_: Any) -> None:
+    logging.config.dictConfig(settings.LOGGING)
+
+
+@signals.celeryd_after_setup.connect
+def _become_worker(sender: str, instance: Any, **_: Any) -> None:
+    """Before the first message is taken: the model client is loaded, the loop and the heartbeat run."""
+    from agents import llm
+    from runs import worker
+
+    if "runs" in instance.app.amqp.queues.consume_from:
+        llm.load()
+    worker.start(sender, llm.stream)
+
+
+@signals.worker_shutting_down.connect
+def _hand_over(**_: Any) -> None:
+    from runs import worker
+
+    worker.current().close()
+
+
+@signals.worker_shutdown.connect
+def _end(**_: Any) -> None:
+    from runs import worker
+
+    worker.current().end()
+
+
+@inspect_command()  # type: ignore[untyped-decorator]
+def live_runs(state: Any) -> list[dict[str, Any]]:
+    """The runs this worker holds."""
+    from runs import worker
+
+    return worker.current().live_runs()
+
+
+@control_command(args=[("run_id", str)], signature="<run_id>")  # type: ignore[untyped-decorator]
+def stop_run(state: Any, run_id: str) -> dict[str, Any]:
+    """Asks for the stop of a run, whichever worker holds it."""
+    from django.db import connection
+
+    from runs.stop import request_stop
+
+    try:
+        answer = request_stop(UUID(run_id), None, "console")
+    except ValueError:
+        return {"error": "that is no run id"}
+    finally:
+        connection.close()
+    if answer is None:
+        return {"error": "there is no such run"}
+    return {"stopped": answer.took_effect, "status": answer.run.status}
