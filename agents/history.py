@@ -52,7 +52,8 @@ def assistant_messages(parts: Sequence[Part]) -> Iterator[ProviderMessage]:
     """One assistant message for each step, followed by the results of its tool calls. Reasoning stays with us."""
     for step in _steps(parts):
         calls = [part for part in step if part["type"].startswith("tool-")]
-        message: ProviderMessage = {"role": "assistant", "content": _text(step) or None}
+        text = _text(step)
+        message: ProviderMessage = {"role": "assistant", "content": text if text.strip() else None}
         if calls:
             message["tool_calls"] = [_tool_call(part) for part in calls]
         if calls or message["content"]:

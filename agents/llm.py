@@ -6,9 +6,10 @@ second client for another wire format needs nothing but another `stream` of the 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
@@ -119,7 +120,7 @@ def model_error(error: Exception) -> ModelError:
 
 
 def _retry_after(error: Exception) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
+    headers = getattr(error, "litellm_response_headers", None) or getattr(error, "headers", None)
     try:
         seconds = float((headers or {}).get("retry-after", ""))
     except ValueError:
@@ -156,6 +157,18 @@ def load() -> None:
     litellm.callbacks = litellm.success_callback = litellm.failure_callback = []
     litellm.telemetry = False
     litellm.drop_params = True
+    # Some providers refuse a history with tool calls in a request that offers no tools; with this litellm mends it.
+    litellm.modify_params = True
+    asyncio.run(_first_call())
+
+
+async def _first_call() -> None:
+    """A call that cannot succeed: litellm imports all that a call takes now, for 3 to 5 s, and not in the first run."""
+    os.environ.setdefault("OPENAI_API_KEY", "none")
+    nowhere = ModelRequest("openai/none", [{"role": "user", "content": "-"}], (), "http://127.0.0.1:9/v1")
+    with suppress(ModelError):
+        async for _ in stream(nowhere):
+            pass
 
 
 async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
@@ -188,13 +201,12 @@ async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
 async def _deltas(response: Any, model: str) -> AsyncGenerator[Delta, None]:
     cleaner = TextCleaner()
     usage = None
-    counted = 0
+    answered_by = model
     async for chunk in response:
         usage = getattr(chunk, "usage", None) or usage
-        model = getattr(chunk, "model", None) or model
+        answered_by = chunk.model or answered_by
         for choice in chunk.choices[:1]:
             for delta in _pieces(choice.delta, cleaner):
-                counted += 1
                 yield delta
     if rest := cleaner.rest():
         yield Said("text", rest)
@@ -205,7 +217,9 @@ async def _deltas(response: Any, model: str) -> AsyncGenerator[Delta, None]:
         raise ModelError("stream_truncated", "The model's answer broke off before its end.", transient=True)
     if reason == "content_filter":
         raise ModelError("content_filter", "The model's provider withheld the rest of the answer.")
-    yield Finished(str(reason), _usage(usage, model, counted), model)
+    # Where the provider counted nothing, litellm did; its own guess is in none of the chunks that came.
+    estimated = not any(getattr(chunk, "usage", None) for chunk in response.chunks)
+    yield Finished(str(reason), _usage(usage, model, estimated), answered_by)
 
 
 def _pieces(delta: Any, cleaner: TextCleaner) -> list[Delta]:
@@ -221,16 +235,17 @@ def _pieces(delta: Any, cleaner: TextCleaner) -> list[Delta]:
     return pieces
 
 
-def _usage(usage: Any, model: str, counted: int) -> Usage:
-    """What the provider counted, priced from litellm's local list; without a count, one token a delta, estimated."""
+def _usage(usage: Any, model: str, estimated: bool) -> Usage:
+    """Priced from litellm's local list, nothing where that does not know the model."""
     if usage is None:
-        return Usage(output_tokens=counted, estimated=True)
+        return Usage(estimated=True)
     details = getattr(usage, "prompt_tokens_details", None)
     return Usage(
         input_tokens=usage.prompt_tokens or 0,
         output_tokens=usage.completion_tokens or 0,
         cached_tokens=getattr(details, "cached_tokens", None) or 0,
         cost_usd=_cost(usage, model),
+        estimated=estimated,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
@@ -127,9 +125,7 @@ class Message(models.Model):
             GinIndex(fields=["search"], name="messages_by_words"),
         ]
         constraints = [
-            models.CheckConstraint(
-                condition=models.Q(role__in=["user", "assistant"]), name="message_role_is_known"
-            ),
+            models.CheckConstraint(condition=models.Q(role__in=["user", "assistant"]), name="message_role_is_known"),
             models.CheckConstraint(
                 condition=models.Q(status__in=["streaming", "completed", "error", "aborted"]),
                 name="message_status_is_known",

@@ -13,7 +13,7 @@ from chat.parts import text_of
 class WorkspaceOut(serializers.Serializer[Membership]):
     id = serializers.UUIDField(source="workspace.id")
     name = serializers.CharField(source="workspace.name")
-    role = serializers.ChoiceField(choices=Membership.Role)
+    role = serializers.ChoiceField(choices=Membership.Role.choices)
     ai_chat = serializers.BooleanField(source="workspace.ai_chat")
     autonomous_runs = serializers.BooleanField(source="workspace.autonomous_runs")
 
@@ -58,10 +58,10 @@ class MessageQuery(PageQuery):
 class MessageOut(serializers.Serializer[Message]):
     id = serializers.UUIDField()
     chat_id = serializers.UUIDField()
-    role = serializers.ChoiceField(choices=Message.Role)
+    role = serializers.ChoiceField(choices=Message.Role.choices)
     parts = serializers.ListField(child=serializers.DictField())
     text = serializers.SerializerMethodField()
-    status = serializers.ChoiceField(choices=Message.Status)
+    status = serializers.ChoiceField(choices=Message.Status.choices)
     metadata = serializers.DictField()
     run_id = serializers.UUIDField(allow_null=True, default=None)
     created_at = serializers.DateTimeField()

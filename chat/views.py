@@ -15,14 +15,18 @@ from rest_framework.response import Response
 from chat.access import ChatQuerySet
 from chat.api.doors import Door
 from chat.api.errors import ApiError
-from chat.models import Chat, Workspace
+from chat.models import Chat, Membership, Workspace
 from chat.serializers import ChatChange, ChatCreate, ChatOut, ChatQuery, MeOut
 
 
 class Me(Door):
     @extend_schema(responses=MeOut, operation_id="me")
     def get(self, request: Request) -> Response:
-        memberships = request.user.memberships.select_related("workspace").order_by("workspace__created_at")
+        memberships = (
+            Membership.objects.filter(user=request.user.pk)
+            .select_related("workspace")
+            .order_by("workspace__created_at")
+        )
         me = {"id": request.user.pk, "username": request.user.get_username(), "workspaces": memberships}
         return Response(MeOut(me).data)
 
@@ -57,7 +61,7 @@ class ChatList(ChatDoor):
         fields: dict[str, Any] = {"pk": body["id"]} if "id" in body else {}
         try:
             with transaction.atomic():
-                chat = Chat(workspace=workspace, created_by=request.user, title=body.get("title", ""), **fields)
+                chat = Chat(workspace=workspace, created_by_id=request.user.pk, title=body.get("title", ""), **fields)
                 chat.save(force_insert=True)
         except IntegrityError as error:
             if "id" in body and Chat.objects.filter(pk=body["id"]).exists():

@@ -9,7 +9,7 @@ from typing import Any
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 os.environ["PERDURE_WEB"] = "1"
 
-from config import services  # noqa: E402
+from config import services
 
 atexit.register(services.stop, services.ensure())
 
@@ -65,7 +65,8 @@ async def _refuse(send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-application = BodyLimit(get_asgi_application(), 6 * settings.MESSAGE_MAX_BYTES + 64 * 1024)
+django: Any = get_asgi_application()
+application = BodyLimit(django, 6 * settings.MESSAGE_MAX_BYTES + 64 * 1024)
 
 from runs.witness import witness  # noqa: E402
 

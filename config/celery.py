@@ -8,7 +8,6 @@ from uuid import UUID
 
 from celery import Celery, signals
 from celery.worker.control import control_command, inspect_command
-
 from django.conf import settings
 
 from config import services
@@ -53,7 +52,7 @@ def _end(**_: Any) -> None:
     worker.current().end()
 
 
-@inspect_command()  # type: ignore[untyped-decorator]
+@inspect_command()
 def live_runs(state: Any) -> list[dict[str, Any]]:
     """The runs this worker holds."""
     from runs import worker
@@ -61,7 +60,7 @@ def live_runs(state: Any) -> list[dict[str, Any]]:
     return worker.current().live_runs()
 
 
-@control_command(args=[("run_id", str)], signature="<run_id>")  # type: ignore[untyped-decorator]
+@control_command(args=[("run_id", str)], signature="<run_id>")
 def stop_run(state: Any, run_id: str) -> dict[str, Any]:
     """Asks for the stop of a run, whichever worker holds it."""
     from django.db import connection

@@ -52,10 +52,12 @@ def ensure(*, fast: bool = False) -> Started:
     """
     environ.Env.read_env(str(PROJECT / ".env"))
     absent = [name for name in NAMES if not os.environ.get(name)]
+    folder = state_folder()
+    # Beat keeps its schedule there whoever's the servers are; the others can do without.
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not absent:
         return Started()
-    folder = state_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _lock(folder):
         started = Started(
             EmbeddedPostgres(folder / "postgres", fast=fast) if "DATABASE_URL" in absent else None,

@@ -1,6 +1,7 @@
 """Every setting of the service, read from the environment once, top to bottom."""
 
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import environ
@@ -17,14 +18,14 @@ environ.Env.read_env(str(BASE_DIR / ".env"))
 
 def _seconds(name: str, default: float) -> float:
     """A duration in seconds, fractions allowed; zero and less make no sense for any of them."""
-    value = env.float(name, default)
+    value: float = env.float(name, default)
     if not 0 < value < 1e9:
         raise ImproperlyConfigured(f"{name} must be a number of seconds above 0, not {value}.")
     return value
 
 
 def _count(name: str, default: int, minimum: int = 1) -> int:
-    value = env.int(name, default)
+    value: int = env.int(name, default)
     if not minimum <= value < 2**31:
         raise ImproperlyConfigured(f"{name} must be a whole number of at least {minimum}, not {value}.")
     return value
@@ -32,7 +33,7 @@ def _count(name: str, default: int, minimum: int = 1) -> int:
 
 def _secret_key() -> str:
     """The key from the environment or, in development, one generated into the local state folder."""
-    key = env.str("SECRET_KEY", "")
+    key: str = env.str("SECRET_KEY", "")
     if key:
         return key
     if env.str("DATABASE_URL", "") and not DEBUG:
@@ -46,10 +47,8 @@ def _secret_key() -> str:
         fresh.touch(mode=0o600)
         fresh.write_text(secrets.token_urlsafe(50))
         # The first of several processes starting at once wins; the others read its key.
-        try:
+        with suppress(FileExistsError):
             path.hardlink_to(fresh)
-        except FileExistsError:
-            pass
         fresh.unlink()
     return path.read_text()
 
@@ -85,7 +84,6 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "csp",
     "django_structlog",
-    "django_filters",
     "rest_framework",
     "knox",
     "drf_spectacular",
@@ -250,7 +248,10 @@ CELERY_BEAT_SCHEDULE = {
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = None  # `config.asgi` limits every body before Django reads it
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["chat.api.authentication.TokenAuthentication", "chat.api.authentication.SessionAuthentication"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "chat.api.authentication.TokenAuthentication",
+        "chat.api.authentication.SessionAuthentication",
+    ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["chat.api.parsing.JSONParser"],
@@ -278,7 +279,7 @@ SPECTACULAR_SETTINGS = {
 
 # Logs: one JSON line per event on stderr
 
-_SHARED_PROCESSORS = [
+_SHARED_PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,

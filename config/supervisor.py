@@ -77,6 +77,9 @@ class Child:
             return file.read().decode(errors="replace")
         return ""
 
+    def has_said(self, text: str) -> bool:
+        return text in self.output()
+
     def tail(self) -> str:
         return "\n".join(self.output().splitlines()[-TAIL_LINES:])
 

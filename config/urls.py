@@ -8,7 +8,6 @@ from django.shortcuts import render
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from chat.api.doors import Door
 from chat.api.errors import ApiError, plain_error
@@ -24,11 +23,6 @@ class Nowhere(Door):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         raise ApiError(404, "NOT_FOUND", "There is nothing here.")
-
-    def get(self, request: Request) -> Response:
-        raise NotImplementedError
-
-    post = put = patch = delete = options = trace = get
 
 
 urlpatterns = [

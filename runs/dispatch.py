@@ -52,7 +52,7 @@ def start_run(start: Start) -> tuple[Run, bool]:
 
     Raises RunIdTaken, RunAlreadyActive.
     """
-    if start.run_id is not None and (known := _replayed(start)):
+    if start.run_id is not None and (known := _replayed(start, start.run_id)):
         return known, False
     try:
         with transaction.atomic():
@@ -90,9 +90,9 @@ def _insert(start: Start) -> Run:
     return run
 
 
-def _replayed(start: Start) -> Run | None:
+def _replayed(start: Start, run_id: UUID) -> Run | None:
     """The run that this id and body made before. Raises RunIdTaken when the id belongs to anything else."""
-    run = Run.objects.filter(pk=start.run_id).first()
+    run = Run.objects.filter(pk=run_id).first()
     if run is None:
         return None
     if run.request_hash != start.hash or run.created_by_id != start.user.pk:
@@ -102,7 +102,7 @@ def _replayed(start: Start) -> Run | None:
 
 def _refused(start: Start, error: IntegrityError) -> tuple[Run, bool]:
     """Why the INSERT was refused: the same request won a race against itself, or the chat is busy."""
-    if start.run_id is not None and (known := _replayed(start)):
+    if start.run_id is not None and (known := _replayed(start, start.run_id)):
         return known, False
     if _constraint(error) != "one_active_run_per_chat":
         raise error
@@ -133,6 +133,4 @@ def send(run_id: UUID, attempt: int) -> bool:
 
 
 def _send(run_id: UUID, attempt: int) -> None:
-    current_app.send_task(
-        "runs.execute_run", args=[str(run_id), attempt], task_id=f"{run_id}.{attempt}", queue="runs"
-    )
+    current_app.send_task("runs.execute_run", args=[str(run_id), attempt], task_id=f"{run_id}.{attempt}", queue="runs")

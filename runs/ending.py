@@ -58,7 +58,7 @@ def start_chunk(run: Run) -> Chunk:
 
 
 def ending_chunks(run: Run, ending: Ending | None = None) -> Iterator[Chunk]:
-    """The last chunks of a stream; `finish`, the terminal one, is the last. Without `ending`: that of a terminal row."""
+    """The last chunks of a stream, `finish` at the end. Without `ending`: that of a terminal row."""
     ending = ending or ending_of(run)
     metadata = {"run": {"id": str(run.pk), "status": str(ending.status), "endReason": str(ending.end_reason)}}
     metadata["usage"] = run.usage

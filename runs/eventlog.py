@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -143,7 +144,7 @@ def message_so_far(log: Sequence[Entry], attempt: int) -> list[Entry] | None:
     for position in range(len(log) - 1, -1, -1):
         if log[position].is_start:
             tail = log[position:]
-            dense = all(b.id == (a.id.attempt, a.id.seq + 1) for a, b in zip(tail, tail[1:], strict=False))
+            dense = all(b.id == (a.id.attempt, a.id.seq + 1) for a, b in pairwise(tail))
             return list(tail) if dense and tail[0].id.attempt == attempt else None
     return None
 

@@ -73,9 +73,7 @@ class Execution:
 
     async def execute(self) -> None:
         """Returns when this attempt is nobody's business any more: settled, handed over, or lost to another."""
-        run = await persistently(
-            CLAIM_SECONDS, lifecycle.claim, self.run_id, self.attempt, uuid4(), self._worker
-        )
+        run = await persistently(CLAIM_SECONDS, lifecycle.claim, self.run_id, self.attempt, uuid4(), self._worker)
         if run is None:
             logger.info("claim_lost", run_id=str(self.run_id), attempt=self.attempt)
             return
@@ -146,9 +144,7 @@ class Execution:
 
     def _turn(self, run: Run, history: list[dict[str, Any]]) -> Turn:
         def context(call_id: str) -> ToolContext:
-            return ToolContext(
-                user_id=run.created_by_id, chat_id=run.chat_id, run_id=run.pk, key=f"{run.pk}:{call_id}"
-            )
+            return ToolContext(user_id=run.created_by_id, chat_id=run.chat_id, run_id=run.pk, key=f"{run.pk}:{call_id}")
 
         return Turn(
             model=run.model,

@@ -147,6 +147,7 @@ def hand_over(run_id: UUID, attempt: int) -> bool:
     row = Run.objects.filter(pk=run_id).first()
     if row is None or row.attempt > attempt + 1 or row.is_terminal:
         raise LeaseLost
+    # The next attempt: a repeat of this, or a rescue, which is as good.
     return row.attempt == attempt + 1
 
 
@@ -255,7 +256,7 @@ def note_unsent(run_id: UUID, attempt: int) -> None:
 # Raw, because the ORM can neither skip locked rows in an UPDATE nor return what it changed. One locked row must not
 # keep all the other leases from being renewed.
 _BEAT = """
-    UPDATE runs_run SET heartbeat_at = now()
+    UPDATE runs_run SET heartbeat_at = statement_timestamp()
     WHERE id IN (
         SELECT r.id FROM runs_run r
         JOIN unnest(%s::uuid[], %s::int[]) AS held(id, attempt) ON r.id = held.id AND r.attempt = held.attempt
@@ -290,7 +291,9 @@ def _without_locked(held: dict[UUID, int], beaten: set[UUID], stopping: set[UUID
     skipped = held.keys() - beaten
     if not skipped:
         return Beat(stopping, set())
-    rows = Run.objects.filter(pk__in=skipped, status=Run.Status.RUNNING).values_list("pk", "attempt", "stop_requested_at")
+    rows = Run.objects.filter(pk__in=skipped, status=Run.Status.RUNNING).values_list(
+        "pk", "attempt", "stop_requested_at"
+    )
     found = {run_id: stop for run_id, attempt, stop in rows if held[run_id] == attempt}
     return Beat(stopping | {run_id for run_id, stop in found.items() if stop}, skipped - found.keys())
 
@@ -301,7 +304,7 @@ def _lock_chat(chat_id: UUID) -> None:
 
 
 def _write_message(run: Run, ending: Ending, parts: list[Part], metadata: dict[str, Any]) -> None:
-    Message.objects.filter(pk=run.message_id, status=Message.Status.STREAMING).update(
+    Message.objects.filter(run=run.pk, status=Message.Status.STREAMING).update(
         parts=parts, metadata=metadata, status=ending.message_status, updated_at=Now()
     )
     Chat.objects.filter(pk=run.chat_id).update(updated_at=Now())

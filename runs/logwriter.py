@@ -244,5 +244,5 @@ class LogWriter:
         self.wake(log)
 
     async def _eval(self, script: str, run_id: UUID, *arguments: Any) -> bytes:
-        answer: Any = await self._redis.eval(script, 1, key(run_id), *arguments)  # type: ignore[misc]
+        answer: Any = await self._redis.eval(script, 1, key(run_id), *arguments)
         return bytes(answer)

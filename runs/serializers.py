@@ -31,10 +31,10 @@ class RunOut(serializers.Serializer[Run]):
     id = serializers.UUIDField()
     chat_id = serializers.UUIDField()
     message_id = serializers.UUIDField(allow_null=True)
-    status = serializers.ChoiceField(choices=Run.Status)
+    status = serializers.ChoiceField(choices=Run.Status.choices)
     end_reason = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
-    trigger = serializers.ChoiceField(choices=Run.Trigger)
+    trigger = serializers.ChoiceField(choices=Run.Trigger.choices)
     detached = serializers.BooleanField()
     model = serializers.CharField()
     role_id = serializers.UUIDField(allow_null=True, default=None)
@@ -119,7 +119,7 @@ class ModelsOut(serializers.Serializer[Any]):
 
 
 class RunQuery(PageQuery):
-    status = serializers.ChoiceField(choices=Run.Status, required=False)
+    status = serializers.ChoiceField(choices=Run.Status.choices, required=False)
     chat = IdField(required=False)
 
 

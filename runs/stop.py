@@ -53,9 +53,7 @@ def _write_end(run: Run) -> None:
     eventlog.write_whole(run.pk, run.attempt, [start_chunk(run), *ending_chunks(run)])
 
 
-async def listen(
-    name: str, on_stop: Callable[[UUID], None], on_connect: Callable[[], Awaitable[None]]
-) -> None:
+async def listen(name: str, on_stop: Callable[[UUID], None], on_connect: Callable[[], Awaitable[None]]) -> None:
     """Calls `on_stop` for every message; for ever, through every outage.
 
     `on_connect` is awaited after each subscription: messages sent while nobody listened are lost, the rows are not.

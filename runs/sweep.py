@@ -45,13 +45,11 @@ def sweep(runs: RunQuerySet | None = None, window_seconds: float | None = None) 
     swept = Swept()
     stale = runs & Run.objects.stale(window)
     for run in (runs & Run.objects.active()).filter(created_by=None, stop_requested_at=None)[:BATCH]:
-        _each(swept.orphaned, run.pk, lambda run=run: request_stop(run.pk, None, "orphaned") is not None)
+        _each(swept.orphaned, run, _stop_orphan)
     for run in stale.filter(_hopeless()).order_by("heartbeat_at")[:BATCH]:
-        _each(swept.ended, run.pk, lambda run=run: end(run))
+        _each(swept.ended, run, end)
     _in_batches(lambda: lifecycle.rescue(stale.exclude(_hopeless()), BATCH), swept.rescued, fence=True)
-    _in_batches(
-        lambda: lifecycle.send_again(runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS), BATCH), swept.sent
-    )
+    _in_batches(lambda: lifecycle.send_again(runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS), BATCH), swept.sent)
     if swept.rescued or swept.ended or swept.sent or swept.orphaned:
         logger.warning(
             "swept",
@@ -68,9 +66,7 @@ def _hopeless() -> Q:
     return Q(stop_requested_at__isnull=False) | Q(lost_attempts__gte=settings.RUN_MAX_ATTEMPTS - 1)
 
 
-def _in_batches(
-    take: Callable[[], list[tuple[UUID, int]]], taken: list[UUID], *, fence: bool = False
-) -> None:
+def _in_batches(take: Callable[[], list[tuple[UUID, int]]], taken: list[UUID], *, fence: bool = False) -> None:
     while True:
         batch = take()
         for run_id, attempt in batch:
@@ -82,13 +78,18 @@ def _in_batches(
             return
 
 
-def _each(done: list[UUID], run_id: UUID, work: Callable[[], bool]) -> None:
+def _each(done: list[UUID], run: Run, work: Callable[[Run], bool]) -> None:
     """One row that cannot be settled must not keep the others from it."""
     try:
-        if work():
-            done.append(run_id)
+        if work(run):
+            done.append(run.pk)
     except Exception:
-        logger.exception("sweep_failed", run_id=str(run_id))
+        logger.exception("sweep_failed", run_id=str(run.pk))
+
+
+def _stop_orphan(run: Run) -> bool:
+    """Whoever asked for it was deleted."""
+    return request_stop(run.pk, None, "orphaned") is not None
 
 
 def end(run: Run) -> bool:

@@ -75,7 +75,7 @@ class ChatMessages(ChatDoor):
         messages = Message.objects.filter(chat=self.chat(chat)).select_related("run")
         active = Run.objects.active().filter(chat=chat).first()
         if active and self.query["exclude_active"] == "1":
-            messages = messages.exclude(pk=active.message_id)
+            messages = messages.exclude(run=active.pk)
         newest_first = "-" if self.query["order"] == "newest" else ""
         response = self.page(messages, LiveMessageOut, f"{newest_first}created_at", f"{newest_first}id")
         if active and self.query["exclude_active"] == "1":
@@ -106,7 +106,7 @@ class ChatExport(ChatDoor):
     def get(self, request: Request, chat: UUID) -> HttpResponse:
         found = self.chat(chat)
         messages = Message.objects.filter(chat=found).select_related("run").order_by("created_at", "pk")
-        return export(found, LiveMessageOut(messages, many=True).data, self.query["format"])
+        return export(found, [LiveMessageOut(message).data for message in messages], self.query["format"])
 
 
 class ChatRuns(ChatDoor):
@@ -145,7 +145,7 @@ def _check_switches(chat: Chat) -> None:
 
 def _allowed_model(wanted: str | None) -> str:
     if wanted is None:
-        return settings.AGENT_MODEL
+        return str(settings.AGENT_MODEL)
     if not any(fnmatchcase(wanted, pattern) for pattern in settings.AGENT_MODELS):
         raise ValidationError({"model": ["This model is not among those a run may name."]})
     return wanted
@@ -298,5 +298,3 @@ class Models(Door):
     @extend_schema(responses=ModelsOut, operation_id="models")
     def get(self, request: Request) -> Response:
         return Response({"default": settings.AGENT_MODEL, "patterns": settings.AGENT_MODELS})
-
-

@@ -47,5 +47,5 @@ def failure(error: BaseException) -> ToolFailed:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001  # an exception class may break while it describes itself
+    except Exception:  # an exception class may break while it describes itself
         return ""

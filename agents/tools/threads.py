@@ -55,7 +55,7 @@ async def in_thread(function: Callable[[], T]) -> T:
 def _outcome(function: Callable[[], T]) -> _Outcome[T]:
     try:
         return _Outcome(value=function())
-    except BaseException as error:  # noqa: BLE001  # a tool's sys.exit() must not take the worker with it
+    except BaseException as error:  # a tool's sys.exit() must not take the worker with it
         return _Outcome(error=error)
 
 

@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from chat.api.errors import ApiError
 
 
-class TokenAuthentication(KnoxTokenAuthentication):
+class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     """`Authorization: Token <key>`."""
 
 

@@ -56,7 +56,7 @@ class Door(APIView):
     def page(self, queryset: Any, shape: type[serializers.Serializer[Any]], *ordering: str) -> Response:
         """One page of the queryset in this order, which ends in a unique field."""
         pages = CursorPages(self, ordering)
-        rows = pages.paginate_queryset(queryset, self.request, self)
+        rows: list[Any] | None = pages.paginate_queryset(queryset, self.request, self)
         return pages.get_paginated_response(shape(rows, many=True, context={"request": self.request}).data)
 
 
@@ -81,4 +81,4 @@ class CursorPages(pagination.CursorPagination):
             raise ApiError(400, "CURSOR_INVALID", "The cursor is none that this list gave out.") from error
 
     def encode_cursor(self, cursor: pagination.Cursor) -> str:
-        return replace_query_param(self.base_url, self.cursor_query_param, self._signer.sign_object(list(cursor)))
+        return replace_query_param(self.base_url or "", self.cursor_query_param, self._signer.sign_object(list(cursor)))

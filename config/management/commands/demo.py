@@ -1,11 +1,13 @@
 """Owns `make demo`: the whole service on this machine, proven to work, until Ctrl-C."""
 
 import json
+import logging
 import os
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_future
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ TRY = """\
 
 class Command(BaseCommand):
     help = "Starts everything on this machine, checks that it works, and prints the address. Ctrl-C ends it all."
-    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own declaration is no ClassVar
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 8000))
@@ -53,6 +55,8 @@ class Command(BaseCommand):
         self.children: dict[str, Child] = {}
         self.interrupts = Interrupts()
         self.interrupts.install()
+        # What commands called from here log would stand between the lines meant for people.
+        logging.disable(logging.WARNING)
         try:
             self.start_up(port)
             self.watch()
@@ -72,14 +76,17 @@ class Command(BaseCommand):
         port = self.choose_port(wanted_port)
         address = f"http://127.0.0.1:{port}"
         scripted = self.start_model()
-        # Its imports take longest while the database is being prepared; /readyz keeps it from being used too early.
+        # Its imports take their time while the database is being prepared; /readyz keeps it from being used too early.
         self.start("web", *local_web_command(port))
         token = self.prepare_database()
-        for name in ("worker", "ops", "beat"):
-            self.start(name, *procfile_command(name))
+        self.start("worker", *procfile_command("worker"))
         wait_for(self.children["web"], lambda: answers(f"{address}/readyz"), READY_SECONDS)
-        self.done("web, worker, ops, beat", "started")
+        # Not before: on two cores they would only delay web and worker, which the self-check waits for.
+        self.start("ops", *procfile_command("ops"))
+        self.start("beat", *procfile_command("beat"))
         self.check_service(address, token, scripted=scripted)
+        wait_for(self.children["ops"], partial(self.children["ops"].has_said, " ready."), READY_SECONDS)
+        self.done("web, worker, ops, beat", "running")
         self.welcome(address)
 
     def take_roster(self) -> None:
@@ -192,7 +199,8 @@ def logs() -> Path:
 
 
 def shown(path: Path) -> str:
-    return os.path.relpath(path)
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near
 
 
 def servers_in_use() -> str:

@@ -1,0 +1,108 @@
+// Owns the box at the bottom: the text being written, kept per chat, and the send and stop buttons.
+
+export class Composer {
+  // `listener` has send(text) and stop(). `owner` keeps one person's drafts from the next one's at the same screen.
+  constructor({ form, input, send, stop, status }, owner, listener) {
+    this.nodes = { input, send, stop, status };
+    this.owner = owner;
+    this.listener = listener;
+    this.state = { sending: false, live: null };
+    form.addEventListener("submit", (event) => this.submit(event));
+    input.addEventListener("keydown", (event) => this.keyPressed(event));
+    input.addEventListener("input", () => this.edited());
+    stop.addEventListener("click", () => listener.stop());
+  }
+
+  get text() {
+    return this.nodes.input.value;
+  }
+
+  setText(text) {
+    this.nodes.input.value = text;
+    this.edited();
+  }
+
+  // Survives a reload and the way over the login page, and nothing else: it is this tab's.
+  openDraft(chatId) {
+    this.draftKey = this.keyOf(chatId);
+    this.setText(sessionStorage.getItem(this.draftKey) ?? "");
+  }
+
+  // The chat it was written for came into being, or went away.
+  moveDraft(chatId) {
+    const { text } = this;
+    this.setText("");
+    this.draftKey = this.keyOf(chatId);
+    this.setText(text);
+  }
+
+  // What was typed while the message was on its way stays.
+  sent(chatId, text) {
+    if (this.draftKey !== this.keyOf(chatId)) return sessionStorage.removeItem(this.keyOf(chatId));
+    this.setText(this.text.startsWith(text) ? this.text.slice(text.length) : this.text);
+  }
+
+  keyOf(chatId) {
+    return `draft ${this.owner} ${chatId ?? "new"}`;
+  }
+
+  edited() {
+    if (this.text) saveDraft(this.draftKey, this.text);
+    else sessionStorage.removeItem(this.draftKey);
+    this.grow();
+    this.showButtons();
+  }
+
+  // For browsers without `field-sizing: content`.
+  grow() {
+    if (CSS.supports("field-sizing", "content")) return;
+    const { style } = this.nodes.input;
+    style.height = "auto";
+    style.height = `${this.nodes.input.scrollHeight}px`;
+  }
+
+  keyPressed(event) {
+    // While an input method composes, Enter chooses a word.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    this.submit(event);
+  }
+
+  submit(event) {
+    event.preventDefault();
+    if (this.text.trim() && !this.state.sending) this.listener.send(this.text);
+  }
+
+  focus() {
+    // On a touch screen it would raise the keyboard over half of the page.
+    if (matchMedia("(pointer: fine)").matches) this.nodes.input.focus();
+  }
+
+  // `live` is the LiveRun being watched, or null.
+  show(state) {
+    this.state = { ...this.state, ...state };
+    this.showButtons();
+    const { live, sending } = this.state;
+    const status = live ? live.status : sending ? "Sending…" : "";
+    if (this.nodes.status.textContent !== status) this.nodes.status.textContent = status;
+  }
+
+  showButtons() {
+    const { send, stop } = this.nodes;
+    const { live, sending } = this.state;
+    const hadFocus = document.activeElement === stop || document.activeElement === send;
+    send.hidden = Boolean(live);
+    send.disabled = sending || !this.text.trim();
+    stop.hidden = !live;
+    stop.disabled = Boolean(live?.stopping);
+    if (hadFocus && (document.activeElement === document.body || document.activeElement?.disabled)) this.focus();
+  }
+}
+
+function saveDraft(key, text) {
+  try {
+    sessionStorage.setItem(key, text);
+  } catch {
+    // The storage is full; a draft is a convenience.
+  }
+}

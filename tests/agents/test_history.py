@@ -1,0 +1,55 @@
+"""Whatever is stored, the provider gets a valid history: judged by the demo model's own strict check."""
+
+from itertools import count
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.demo.history import check_history
+from agents.history import provider_messages
+
+text = st.sampled_from(["", " \n", "hello", "two\nlines"])
+numbers = count()  # the ids of calls are ours, and unique in a chat
+
+
+def tool_part(number: int, state: str, value: Any) -> dict[str, Any]:
+    part = {"type": "tool-clock", "toolCallId": f"c{number}", "state": state, "input": value}
+    return part | ({"output": None} if state == "output-available" else {"errorText": ""})
+
+
+@st.composite
+def assistant_parts(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Of runs that ended well or anyhow, at any point."""
+    parts: list[dict[str, Any]] = []
+    for _ in range(draw(st.integers(0, 3))):
+        parts.append({"type": "step-start"})
+        if draw(st.booleans()):
+            parts.append({"type": "reasoning", "text": "hm", "state": "done"})
+        if draw(st.booleans()):
+            parts.append({"type": "text", "text": draw(text), "state": "done"})
+        for _ in range(draw(st.integers(0, 2))):
+            state = draw(st.sampled_from(["output-available", "output-error", "input-available"]))
+            parts.append(tool_part(next(numbers), state, draw(st.sampled_from([{}, {"a": 1}, "{broken"]))))
+    return parts
+
+
+@given(st.lists(assistant_parts(), max_size=4))
+def test_every_stored_chat_becomes_a_history_that_a_strict_provider_takes(answers: list[list[dict[str, Any]]]) -> None:
+    stored: list[tuple[str, list[dict[str, Any]]]] = []
+    for parts in answers:
+        stored += [("user", [{"type": "text", "text": "question"}]), ("assistant", parts)]
+    stored.append(("user", [{"type": "text", "text": "last question"}]))
+    messages = provider_messages("be good", stored)
+    check_history(messages)
+    assert messages[-1]["role"] == "user"
+    assert messages[-1]["content"].endswith("last question")
+
+
+def test_questions_without_an_answer_between_them_become_one() -> None:
+    stored = [
+        ("user", [{"type": "text", "text": "one"}]),
+        ("assistant", []),
+        ("user", [{"type": "text", "text": "two"}]),
+    ]
+    assert provider_messages("s", stored)[1:] == [{"role": "user", "content": "one\n\ntwo"}]

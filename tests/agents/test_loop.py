@@ -1,0 +1,276 @@
+"""The agent's loop with a client that says what a test wants: what it yields, in which order, and what stops it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from agents import chunks
+from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, Said, Usage
+from agents.loop import MOST_CALLS, UNKNOWN_OUTCOME, Event, Turn, run_agent
+from agents.steps import Call, ModelStep, Outcome, RecordedStep
+from agents.tools import Repeat, ToolContext, tool
+
+STOP = Finished("stop", Usage(1, 1), "demo")
+CALLS = Finished("tool_calls", Usage(1, 1), "demo")
+
+
+@tool(repeat=Repeat.SAFE)
+async def double(number: int) -> int:
+    """Doubles a number."""
+    return number * 2
+
+
+@tool(repeat=Repeat.ONCE)
+async def write(text: str) -> str:
+    """Writes something down."""
+    return f"wrote {text}"
+
+
+class Client:
+    """Answers each call with the next script; remembers what it was asked and whether it was closed."""
+
+    def __init__(self, *scripts: Sequence[Delta | Exception | float]) -> None:
+        self._scripts: Iterator[Sequence[Delta | Exception | float]] = iter(scripts)
+        self.requests: list[ModelRequest] = []
+        self.open = 0
+
+    async def __call__(self, request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
+        self.requests.append(request)
+        self.open += 1
+        try:
+            for item in next(self._scripts):
+                if isinstance(item, Exception):
+                    raise item
+                if isinstance(item, float):
+                    await asyncio.sleep(item)
+                else:
+                    yield item
+        finally:
+            self.open -= 1
+
+
+def turn(**changes: Any) -> Turn:
+    def context(call_id: str) -> ToolContext:
+        return ToolContext(None, uuid4(), uuid4(), call_id)
+
+    defaults: dict[str, Any] = {
+        "model": "demo",
+        "history": [{"role": "system", "content": "be good"}, {"role": "user", "content": "hello"}],
+        "tools": {"double": double, "write": write},
+        "context": context,
+        "call_prefix": "call",
+        "max_steps": 5,
+        "stall": 5.0,
+        "retry_pauses": (0.01, 0.01),
+    }
+    return Turn(**(defaults | changes))
+
+
+async def events(client: Client, journal: Sequence[RecordedStep] = (), **changes: Any) -> list[Event]:
+    return [event async for event in run_agent(client, turn(**changes), journal)]
+
+
+def kinds(found: Sequence[Event]) -> list[str]:
+    return [event["type"] if isinstance(event, dict) else type(event).__name__ for event in found]
+
+
+def call(arguments: str, name: str = "double", index: int = 0) -> CallPiece:
+    return CallPiece(index, name, arguments)
+
+
+async def test_text_is_started_fed_and_ended_inside_its_step() -> None:
+    found = await events(Client([Said("reasoning", "hm"), Said("text", "hel"), Said("text", "lo"), STOP]))
+    assert kinds(found) == [
+        "start-step", "reasoning-start", "reasoning-delta", "reasoning-end",
+        "text-start", "text-delta", "text-delta", "text-end", "ModelStep", "finish-step",
+    ]  # fmt: skip
+
+
+async def test_a_step_is_given_out_before_any_of_its_tools_starts() -> None:
+    started: list[int] = []
+
+    @tool(repeat=Repeat.ONCE)
+    async def note(number: int) -> None:
+        """Notes that it ran."""
+        started.append(number)
+
+    client = Client([call('{"number": 1}', "note"), CALLS], [Said("text", "ok"), STOP])
+    agent = run_agent(client, turn(tools={"note": note}), [])
+    async with aclosing(agent):
+        async for event in agent:
+            if isinstance(event, ModelStep):
+                await asyncio.sleep(0.02)  # the time it takes to record it
+                assert started == []
+                break
+        async for event in agent:
+            if isinstance(event, Outcome):
+                break
+    assert started == [1]
+
+
+async def test_an_outcome_is_given_out_before_anybody_sees_it() -> None:
+    client = Client([call('{"number": 4}'), CALLS], [Said("text", "8"), STOP])
+    found = await events(client)
+    position = next(i for i, event in enumerate(found) if isinstance(event, Outcome))
+    assert found[position] == Outcome("call_0_0", output=8)
+    assert found[position + 1 : position + 3] == [chunks.tool_output_available("call_0_0", 8), chunks.finish_step()]
+    # and the model gets it, under the id that we gave
+    assert client.requests[1].messages[-1] == {"role": "tool", "tool_call_id": "call_0_0", "content": "8"}
+
+
+@pytest.mark.parametrize(
+    ("piece", "told"),
+    [
+        (call('{"number": '), "not valid JSON"),
+        (call("[1]"), "not a JSON object"),
+        (call('{"number": "x"}'), "do not fit"),
+        (call("{}", "no_such_tool"), "no tool named no_such_tool"),
+        (call('{"number":' + "1" * 300_000 + "}"), "longer than"),
+    ],
+)
+async def test_a_call_that_cannot_be_made_is_told_to_the_model(piece: CallPiece, told: str) -> None:
+    client = Client([piece, CALLS], [Said("text", "sorry"), STOP])
+    found = await events(client)
+    (outcome,) = [event for event in found if isinstance(event, Outcome)]
+    assert outcome.error is not None
+    assert told in outcome.error
+    assert told in client.requests[1].messages[-1]["content"]
+
+
+async def test_two_hundred_calls_in_one_step_are_capped() -> None:
+    client = Client([*(call('{"number": 1}', index=n) for n in range(200)), CALLS], [Said("text", "ok"), STOP])
+    found = await events(client)
+    assert len([event for event in found if isinstance(event, Outcome)]) == MOST_CALLS
+
+
+async def test_the_last_step_is_asked_without_tools_and_cannot_call_any() -> None:
+    # given a model that calls tools for ever, offered or not
+    client = Client(*([call('{"number": 1}'), CALLS] for _ in range(3)))
+    found = await events(client, max_steps=3)
+    assert [bool(request.tools) for request in client.requests] == [True, True, False]
+    steps = [event for event in found if isinstance(event, ModelStep)]
+    assert [len(step.calls) for step in steps] == [1, 1, 0]
+    assert kinds(found)[-1] == "finish-step"
+
+
+async def test_a_transient_error_is_retried_and_announced_while_nothing_was_shown() -> None:
+    busy = ModelError("rate_limit", "busy", transient=True, retry_after=0.02)
+    client = Client([busy], [busy], [Said("text", "ok"), STOP])
+    found = await events(client)
+    notices = [event for event in found if isinstance(event, dict) and event["type"] == "data-run"]
+    assert [notice["data"]["retry"]["attempt"] for notice in notices] == [1, 2]
+    assert notices[0]["data"]["retry"]["inSeconds"] == 0.02
+    assert len(client.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [ModelError("bad_request", "no")],
+        [Said("text", "half"), ModelError("connection", "reset", transient=True)],
+        [call('{"nu'), ModelError("connection", "reset", transient=True)],
+    ],
+    ids=["permanent", "after text", "after a tool call began"],
+)
+async def test_nothing_else_is_retried(script: list[Delta | Exception | float]) -> None:
+    client = Client(script, [Said("text", "again"), STOP])
+    with pytest.raises(ModelError):
+        await events(client)
+    assert len(client.requests) == 1
+
+
+async def test_retries_end() -> None:
+    busy = ModelError("overloaded", "busy", transient=True)
+    client = Client(*([busy] for _ in range(9)))
+    with pytest.raises(ModelError):
+        await events(client)
+    assert len(client.requests) == 3
+
+
+async def test_a_silent_model_is_given_up_after_the_stall_time() -> None:
+    client = Client([Said("text", "one"), 30.0, STOP])
+    with pytest.raises(ModelError, match="silent") as raised:
+        await events(client, stall=0.1)
+    assert raised.value.code == "stall"
+    assert client.open == 0
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[30.0], [Said("text", "one"), 30.0]],
+    ids=["before anything came", "in mid-answer"],
+)
+async def test_a_cancel_closes_the_model_call_at_once(script: list[Delta | Exception | float]) -> None:
+    client = Client(script)
+    task = asyncio.create_task(events(client))
+    await until(lambda: client.open == 1)
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert client.open == 0
+
+
+async def test_a_cancel_reaches_every_tool_in_flight() -> None:
+    running: set[int] = set()
+
+    @tool(repeat=Repeat.ONCE)
+    async def wait(number: int) -> None:
+        """Waits."""
+        running.add(number)
+        try:
+            await asyncio.sleep(30)
+        finally:
+            running.discard(number)
+
+    client = Client([call('{"number": 1}', "wait", 0), call('{"number": 2}', "wait", 1), CALLS])
+    task = asyncio.create_task(events(client, tools={"wait": wait}))
+    await until(lambda: len(running) == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert running == set()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(3):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def recorded(*calls: Call, **outcomes: Outcome) -> RecordedStep:
+    parts = [{"type": "step-start"}]
+    parts += [
+        {"type": f"tool-{one.name}", "toolCallId": one.id, "state": "input-available", "input": one.input}
+        for one in calls
+    ]
+    return RecordedStep(parts, calls, outcomes)
+
+
+async def test_a_later_attempt_goes_on_behind_the_last_recorded_step() -> None:
+    done = Call("c1", "double", {"number": 1}, "safe")
+    client = Client([Said("text", "two"), STOP])
+    found = await events(client, [recorded(done, c1=Outcome("c1", output=2))])
+    # nothing is run again, the step is finished, the next one is asked
+    assert kinds(found)[:3] == ["finish-step", "start-step", "text-start"]
+    assert client.requests[0].messages[-1]["content"] == "2"
+    assert [event.index for event in found if isinstance(event, ModelStep)] == [1]
+
+
+async def test_a_later_attempt_repeats_what_is_safe_and_tells_of_what_is_not() -> None:
+    safe, once = Call("c1", "double", {"number": 3}, "safe"), Call("c2", "write", {"text": "x"}, "once")
+    client = Client([Said("text", "ok"), STOP])
+    found = await events(client, [recorded(safe, once)])
+    outcomes = {event.call_id: event for event in found if isinstance(event, Outcome)}
+    assert outcomes == {"c1": Outcome("c1", output=6), "c2": Outcome("c2", error=UNKNOWN_OUTCOME)}
+
+
+async def test_a_turn_whose_answer_is_recorded_is_over() -> None:
+    client = Client()
+    said = RecordedStep([{"type": "step-start"}, {"type": "text", "text": "all", "state": "done"}], ())
+    assert await events(client, [said]) == []
+    assert client.requests == []

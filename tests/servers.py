@@ -1,0 +1,34 @@
+"""Real Postgres and Redis for every test, up before Django's settings are read (a pytest plugin)."""
+
+import atexit
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+# A state folder of their own: a demo that happens to run keeps its data.
+os.environ.setdefault("PERDURE_STATE", str(Path(tempfile.gettempdir()) / f"perdure-tests-{os.getuid()}"))
+os.environ.setdefault("OPENAI_API_KEY", "none")
+os.environ.setdefault("AGENT_MODELS", "openai/*")
+
+import pytest  # noqa: E402
+from redis import Redis  # noqa: E402
+
+from config import services  # noqa: E402
+
+
+def _empty_database(url: str) -> str:
+    """One of a server that is not ours: what the tests flush was empty before."""
+    for number in range(15, 0, -1):
+        candidate = urlunsplit(urlsplit(url)._replace(path=f"/{number}"))
+        with Redis.from_url(candidate) as client:
+            if client.dbsize() == 0:
+                return candidate
+    pytest.exit("REDIS_URL has no empty database among 1 to 15 for the tests.", returncode=3)
+
+
+_given = os.environ.get("REDIS_URL")
+_started = services.ensure(fast=True)
+atexit.register(services.stop, _started)
+if _given and _started.redis is None:
+    os.environ["REDIS_URL"] = _empty_database(_given)
