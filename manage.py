@@ -6,10 +6,6 @@ import os
 import signal
 import sys
 
-from django.core.management import execute_from_command_line
-
-from config import services
-
 # They read code and settings only.
 SERVERLESS = {
     "check",
@@ -28,19 +24,14 @@ SERVERLESS = {
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    if _needs_servers(sys.argv[1:]):
-        _start_servers()
-    execute_from_command_line(sys.argv)
-
-
-def _start_servers() -> None:
-    # A plain SIGTERM would skip what is to be done at exit.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        atexit.register(services.stop, services.ensure())
-    except services.ServicesError as error:
-        sys.exit(f"{error}")
+        if _needs_servers(sys.argv[1:]):
+            _start_servers()
+        from django.core.management import execute_from_command_line
+
+        execute_from_command_line(sys.argv)
     except KeyboardInterrupt:
+        # Imports included, which take seconds: Ctrl-C is no news to whoever pressed it.
         sys.exit(128 + signal.SIGINT)
 
 
@@ -48,6 +39,17 @@ def _needs_servers(arguments: list[str]) -> bool:
     asks = {"-h", "--help", "--version"}
     command = next((argument for argument in arguments if not argument.startswith("-")), "help")
     return command not in SERVERLESS and not asks.intersection(arguments)
+
+
+def _start_servers() -> None:
+    from config import services
+
+    # A plain SIGTERM would skip what is to be done at exit.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        atexit.register(services.stop, services.ensure())
+    except services.ServicesError as error:
+        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ class Worker:
     def end(self) -> None:
         """The process is about to exit and holds no run any more."""
         self._ended.set()
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def live_runs(self) -> list[dict[str, Any]]:
         """For operators: what this process holds, without a word of what is said in it."""
@@ -162,6 +163,7 @@ class Worker:
                 connection.close()
                 logger.warning("heartbeat_failed", runs=len(self._live), error=type(error).__name__)
                 pause = min(interval, LONGEST_PAUSE_AFTER_FAILURE)
+        connection.close()
 
     def _beat(self) -> None:
         held = {run_id: one.attempt for run_id, one in list(self._live.items()) if one.is_claimed}
