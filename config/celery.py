@@ -8,6 +8,7 @@ from uuid import UUID
 
 from celery import Celery, signals
 from celery.worker.control import control_command, inspect_command
+from celery.utils.nodenames import nodesplit
 from django.conf import settings
 
 from config import services
@@ -25,6 +26,13 @@ app.autodiscover_tasks()
 @signals.setup_logging.connect
 def _log_like_the_rest(**_: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
+
+
+@signals.celeryd_init.connect
+def _have_a_name_of_its_own(instance: Any, **_: Any) -> None:
+    """Several workers may run on one host; `-n` knows nothing that tells them apart."""
+    name, host = nodesplit(instance.hostname)
+    instance.hostname = f"{name}-{os.getpid()}@{host}"
 
 
 @signals.celeryd_after_setup.connect

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from chat.api.doors import PageQuery
 from chat.api.errors import ApiError
-from chat.api.strict import IdField, StrictSerializer, TextField
+from chat.api.strict import IdField, NumberField, StrictSerializer, TextField
 from chat.serializers import MessageOut
 from runs.eventlog import EntryId, parse_entry_id
 from runs.models import Run, Step
@@ -124,12 +124,7 @@ class RunQuery(PageQuery):
 
 
 class WaitQuery(StrictSerializer):
-    timeout = serializers.RegexField(r"\A[0-9]{1,2}(\.[0-9]{1,3})?\Z", default="30")
-
-    def validate_timeout(self, value: str) -> float:
-        if not 1 <= float(value) <= 60:
-            raise serializers.ValidationError("From 1 to 60 seconds.")
-        return float(value)
+    timeout = NumberField(default=30.0, min_value=1, max_value=60)
 
 
 class StreamQuery(StrictSerializer):

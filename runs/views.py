@@ -23,6 +23,7 @@ from chat import views as chat_views
 from chat.access import ChatQuerySet
 from chat.api.doors import Door, PageQuery
 from chat.api.errors import ApiError
+from chat.api.schema import page_of
 from chat.api.strict import NoFields
 from chat.export import export
 from chat.models import Chat, Message
@@ -63,14 +64,15 @@ class ChatList(ChatDoor, chat_views.ChatList):
 
 class ChatDetail(ChatDoor, chat_views.ChatDetail):
     def before_delete(self, chat: Chat) -> None:
-        for run_id in Run.objects.active().filter(chat=chat).values_list("pk", flat=True):
+        # Locked: a worker adds a step only to a run that it could update.
+        for run_id in Run.objects.active().filter(chat=chat).select_for_update().values_list("pk", flat=True):
             stop.request_stop(run_id, self.request.user.pk, "chat_deleted")
 
 
 class ChatMessages(ChatDoor):
     query_class = MessageQuery
 
-    @extend_schema(parameters=[MessageQuery], responses=MessageOut(many=True), operation_id="chats_messages")
+    @extend_schema(parameters=[MessageQuery], responses=page_of(MessageOut), operation_id="chats_messages")
     def get(self, request: Request, chat: UUID) -> Response:
         messages = Message.objects.filter(chat=self.chat(chat)).select_related("run")
         active = Run.objects.active().filter(chat=chat).first()
@@ -99,10 +101,13 @@ def _with_live_parts(message: Message) -> Message:
     return message
 
 
+_EXPORTS = {(200, "text/markdown"): OpenApiTypes.STR, (200, "application/json"): OpenApiTypes.OBJECT}
+
+
 class ChatExport(ChatDoor):
     query_class = ExportQuery
 
-    @extend_schema(parameters=[ExportQuery], responses={(200, "text/markdown"): str}, operation_id="chats_export")
+    @extend_schema(parameters=[ExportQuery], responses=_EXPORTS, operation_id="chats_export")
     def get(self, request: Request, chat: UUID) -> HttpResponse:
         found = self.chat(chat)
         messages = Message.objects.filter(chat=found).select_related("run").order_by("created_at", "pk")
@@ -112,7 +117,7 @@ class ChatExport(ChatDoor):
 class ChatRuns(ChatDoor):
     query_class = PageQuery
 
-    @extend_schema(parameters=[PageQuery], responses=RunOut(many=True), operation_id="chats_runs_list")
+    @extend_schema(parameters=[PageQuery], responses=page_of(RunOut), operation_id="chats_runs_list")
     def get(self, request: Request, chat: UUID) -> Response:
         return self.page(Run.objects.filter(chat=self.chat(chat)), RunOut, "-created_at", "-id")
 
@@ -154,6 +159,8 @@ def _allowed_model(wanted: str | None) -> str:
 def _start(start: dispatch.Start) -> tuple[Run, bool]:
     try:
         return dispatch.start_run(start)
+    except Chat.DoesNotExist as error:  # since it was looked up
+        raise _not_found() from error
     except RunIdTaken as error:
         raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
     except RunAlreadyActive as error:
@@ -222,7 +229,7 @@ class RunDoor(Door):
 class RunList(Door):
     query_class = RunQuery
 
-    @extend_schema(parameters=[RunQuery], responses=RunOut(many=True), operation_id="runs_list")
+    @extend_schema(parameters=[RunQuery], responses=page_of(RunOut), operation_id="runs_list")
     def get(self, request: Request) -> Response:
         runs = Run.objects.owned_by(request.user)
         wanted = {name: self.query[name] for name in ("status", "chat") if name in self.query}
@@ -238,7 +245,7 @@ class RunDetail(RunDoor):
 class RunSteps(RunDoor):
     query_class = PageQuery
 
-    @extend_schema(parameters=[PageQuery], responses=StepOut(many=True), operation_id="runs_steps")
+    @extend_schema(parameters=[PageQuery], responses=page_of(StepOut), operation_id="runs_steps")
     def get(self, request: Request, run: UUID) -> Response:
         return self.page(self.run(run).steps.all(), StepOut, "index")
 

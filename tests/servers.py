@@ -11,10 +11,10 @@ os.environ.setdefault("PERDURE_STATE", str(Path(tempfile.gettempdir()) / f"perdu
 os.environ.setdefault("OPENAI_API_KEY", "none")
 os.environ.setdefault("AGENT_MODELS", "openai/*")
 
-import pytest  # noqa: E402
-from redis import Redis  # noqa: E402
+import pytest
+from redis import Redis
 
-from config import services  # noqa: E402
+from config import services
 
 
 def _empty_database(url: str) -> str:

@@ -217,7 +217,14 @@ class Cluster:
 
     def manage(self, *arguments: str) -> str:
         """What a `manage.py` command prints; raises CalledProcessError with its complaints as a note."""
-        command = [sys.executable, "manage.py", *arguments]
+        return self._run("manage.py", *arguments)
+
+    def celery(self, *arguments: str) -> str:
+        """What the celery CLI prints, as `manage` does."""
+        return self._run("-m", "celery", "-A", "config", *arguments)
+
+    def _run(self, *arguments: str) -> str:
+        command = [sys.executable, *arguments]
         environment = {**os.environ, **self.env}
         done = subprocess.run(command, cwd=services.PROJECT, env=environment, capture_output=True, text=True)
         try:

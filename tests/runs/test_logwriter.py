@@ -6,11 +6,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from asgiref.sync import sync_to_async
 
 from agents import chunks
 from agents.chunks import Chunk
 from runs import eventlog, lifecycle, logwriter
+from runs.database import in_thread
 from runs.eventlog import Entry, EntryId, entries, key, message_so_far
 from runs.logwriter import LogWriter, RunLog
 from runs.models import Run
@@ -165,7 +165,7 @@ async def test_a_writer_behind_a_newer_fence_writes_nothing_more(
 ) -> None:
     log = await opened(writer, run)
     assert await log.flushed(2)
-    await sync_to_async(eventlog.fence)(run.pk, 2)
+    await in_thread(eventlog.fence, run.pk, 2)
     before = log_of(redis, run.pk)
     say(log, "from the dead")
     assert not await log.flushed(2)
@@ -179,7 +179,7 @@ async def test_a_writer_without_its_lease_does_not_write_into_an_empty_redis(
     # given a worker that was thought dead, and a Redis that forgot the fence of the attempt after it
     log = await opened(writer, run)
     assert await log.flushed(2)
-    await sync_to_async(lifecycle.rescue)(Run.objects.filter(pk=run.pk), 1)
+    await in_thread(lifecycle.rescue, Run.objects.filter(pk=run.pk), 1)
     redis.flushdb()
     say(log, "from the dead")
     assert not await log.flushed(2)
@@ -217,5 +217,5 @@ async def test_what_was_said_while_redis_refused_comes_when_it_takes_it(
 async def test_the_fence_of_an_older_attempt_does_not_follow_a_newer_one(run: Run, redis: Any) -> None:
     run_id = uuid4()
     for attempt in (1, 3, 2, 3):
-        await sync_to_async(eventlog.fence)(run_id, attempt)
+        await in_thread(eventlog.fence, run_id, attempt)
     assert [entry.id for entry in log_of(redis, run_id)] == [EntryId(1, 0), EntryId(3, 0)]

@@ -1,0 +1,203 @@
+"""The main job over two worker processes: one turn, whole at every reader, executed once, whatever happens."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+from tests.acceptance.client import Client
+from tests.acceptance.cluster import Cluster
+
+Json = dict[str, Any]
+
+
+def new_key() -> str:
+    return uuid4().hex[:12]
+
+
+def calls(cluster: Cluster, key: str) -> list[Json]:
+    return list(cluster.model_stats(key=key)["calls"])
+
+
+def audit(cluster: Cluster, client: Client, run: Json, key: str, *readers: Any) -> Json:
+    """The run ended once; provider, row and every reader tell the same; the chat takes the next turn."""
+    run = client.wait_terminal(run["id"])
+    sent = [call["sent_text"] for call in calls(cluster, key)]
+    message = client.message(run)
+    assert message["status"] == {"succeeded": "completed", "failed": "error", "aborted": "aborted"}[run["status"]]
+    if run["status"] == "succeeded":
+        assert message["text"] == sent[-1]
+    else:
+        assert sent[-1].startswith(message["text"])
+    for reader in readers:
+        reader.wait_done()
+        assert reader.text == message["text"]
+        assert reader.gaps() == []
+    following = client.post_run(run["chat_id"], f"script:text tokens:1 key:{new_key()}")
+    assert client.wait_terminal(following["id"])["status"] == "succeeded"
+    assert "refused" not in {call["script"] for call in cluster.model_stats(messages="0")["calls"]}
+    return run
+
+
+def test_a_reader_that_comes_late_and_one_that_was_cut_end_with_what_the_provider_sent(
+    cluster: Cluster, client: Client
+) -> None:
+    key = new_key()
+    run = client.post_run(client.chat(), f"script:text tokens:60 rate:30 key:{key}")
+    closed = client.follow(run).wait_for(lambda: True)
+    closed.wait_for(lambda: closed.types.count("text-delta") >= 20)
+    closed.cut()
+    other = client.follow(run)
+    closed.resume()
+    run = audit(cluster, client, run, key, closed, other)
+    assert run["status"] == "succeeded"
+    assert len(calls(cluster, key)) == 1
+
+
+def test_of_twenty_posts_at_once_one_begins_a_run(cluster: Cluster, client: Client) -> None:
+    for _ in range(3):
+        key, chat = new_key(), client.chat()
+
+        def post(_: int, key: str = key, chat: str = chat) -> tuple[int, Json]:
+            body = {"text": f"script:text tokens:30 rate:30 key:{key}"}
+            answer = client.http.post(f"/api/chats/{chat}/runs", json=body)
+            return answer.status_code, answer.json()
+
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(post, range(20)))
+        won = [body for status, body in answers if status == 202]
+        lost = [body for status, body in answers if status == 409]
+        assert (len(won), len(lost)) == (1, 19)
+        assert {body["code"] for body in lost} == {"A_RUN_ALREADY_ACTIVE"}
+        assert {body["run_id"] for body in lost} == {won[0]["id"]}
+        client.wait_terminal(won[0]["id"])
+        assert len(calls(cluster, key)) == 1
+        assert [message["role"] for message in client.messages(chat)] == ["user", "assistant"]
+
+
+def test_tools_are_called_and_their_results_answered(cluster: Cluster, client: Client) -> None:
+    key = new_key()
+    text = f'call:calculate={{"expression": "2**64 + 1/3"}} call:current_time={{"zone": "Europe/Paris"}} key:{key}'
+    run = client.post_run(client.chat(), text)
+    reader = client.follow(run)
+    run = audit(cluster, client, run, key, reader)
+    assert run["step_count"] == 2
+    assert [tool["type"] for tool in reader.message.tools.values()] == ["tool-output-available"] * 2
+    parts = client.message(run)["parts"]
+    assert [part["type"] for part in parts][:3] == ["step-start", "tool-calculate", "tool-current_time"]
+    assert [len(step["parts"]) for step in client.steps(run["id"])] == [3, 2]
+
+
+def stop_latencies(cluster: Cluster, client: Client, text: str, ready: Callable[[Any, str], None]) -> list[float]:
+    """Seconds from each POST to the provider seeing its socket closed, for 30 runs over two workers."""
+    keys = [new_key() for _ in range(30)]
+    runs = [client.post_run(client.chat(), f"{text} key:{key}") for key in keys]
+    readers = [client.follow(run) for run in runs]
+    for reader, key in zip(readers, keys, strict=True):
+        ready(reader, key)
+    latencies = []
+    for run, key in zip(runs, keys, strict=True):
+        asked_at = time.time()
+        assert client.stop(run["id"])["state"] == "requested"
+        client.wait_terminal(run["id"])
+        (call,) = calls(cluster, key)
+        assert call["outcome"] == "client_closed"
+        latencies.append(call["closed_at"] - asked_at)
+    workers = set()
+    for run, key, reader in zip(runs, keys, readers, strict=True):
+        ended = client.run(run["id"])
+        assert (ended["status"], ended["end_reason"]) == ("aborted", "stopped")
+        assert reader.wait_done().text == client.message(ended)["text"]
+        assert calls(cluster, key)[0]["sent_text"].startswith(reader.text)
+        workers.add(ended["worker"])
+    assert len(workers) == 2
+    return sorted(latencies)
+
+
+def test_every_stop_while_text_streams_cuts_the_provider_promptly(cluster: Cluster, client: Client) -> None:
+    latencies = stop_latencies(cluster, client, "script:text tokens:3000 rate:20", lambda reader, _: reader.wait_text())
+    assert latencies[15] < 0.15, latencies
+    assert latencies[-1] < 1, latencies
+
+
+def test_every_stop_while_the_provider_hangs_cuts_it_promptly(cluster: Cluster, client: Client) -> None:
+    latencies = stop_latencies(
+        cluster, client, "script:no_headers", lambda reader, key: reader.wait_for(lambda: calls(cluster, key))
+    )
+    assert latencies[15] < 0.15, latencies
+    assert latencies[-1] < 1, latencies
+
+
+def test_a_stop_whose_message_is_suppressed_lands_within_a_heartbeat(cluster: Cluster, client: Client) -> None:
+    heartbeat = float(cluster.env["RUN_HEARTBEAT_SECONDS"])
+    for number in range(5):
+        key = new_key()
+        run = client.post_run(client.chat(), f"script:text tokens:3000 rate:20 key:{key}")
+        client.follow(run).wait_text()
+        time.sleep(number * heartbeat / 5)
+        asked_at = time.time()
+        # only the column, as if Redis had lost the message
+        cluster.query("UPDATE runs_run SET stop_requested_at = now(), stop_source = 'user' WHERE id = %s", run["id"])
+        assert client.wait_terminal(run["id"])["status"] == "aborted"
+        assert calls(cluster, key)[0]["closed_at"] - asked_at < heartbeat + 0.3
+
+
+def test_the_same_celery_message_three_times_is_one_execution(cluster: Cluster, client: Client) -> None:
+    key = new_key()
+    run = client.post_run(client.chat(), f"script:text tokens:40 rate:40 key:{key}")
+    for attempt in (1, 1, 0):
+        deliver(cluster, run["id"], attempt)
+    audit(cluster, client, run, key, client.follow(run))
+    deliver(cluster, run["id"], 1)
+    time.sleep(0.5)
+    assert len(calls(cluster, key)) == 1
+    assert client.run(run["id"])["attempt"] == 1
+
+
+def deliver(cluster: Cluster, run_id: str, attempt: int) -> None:
+    send = "from celery import current_app as c; c.send_task('runs.execute_run', args={!r}, queue='runs')"
+    cluster.manage("shell", "--no-imports", "-c", send.format([run_id, attempt]))
+
+
+def test_a_killed_worker_s_run_is_finished_by_the_other_while_a_reader_stays(cluster: Cluster, client: Client) -> None:
+    key = new_key()
+    run = client.post_run(client.chat(), f"script:text tokens:200 rate:40 key:{key}")
+    reader = client.follow(run).wait_text(200)
+    name = client.run(run["id"])["worker"]
+    victim = next(worker for worker in cluster.workers if name.startswith(worker.name))
+    victim.kill()
+    died_at = time.monotonic()
+    try:
+        # the other worker goes on within stale window, sweep interval and a second
+        client.wait_run(run["id"], lambda now: now["attempt"] == 2 and now["status"] == "running")
+        windows = float(cluster.env["RUN_STALE_SECONDS"]) + float(cluster.env["RUN_SWEEP_SECONDS"])
+        assert time.monotonic() - died_at < windows + 1
+        run = audit(cluster, client, run, key, reader)
+        assert (run["status"], run["attempt"]) == ("succeeded", 2)
+        assert len(calls(cluster, key)) == 2
+        assert reader.endings == ["done"]
+    finally:
+        cluster.resume_all()
+
+
+def test_redis_forgets_everything_in_mid_run(cluster: Cluster, client: Client) -> None:
+    key = new_key()
+    run = client.post_run(client.chat(), f"script:text tokens:120 rate:40 key:{key}")
+    readers = [client.follow(run) for _ in range(3)]
+    readers[0].wait_text(200)
+    with cluster.redis_client() as redis:
+        redis.flushall()
+    late = client.follow(run)
+    run = audit(cluster, client, run, key, *readers, late)
+    assert (run["status"], run["attempt"]) == ("succeeded", 1)
+    assert readers[0].message.starts == 2
+
+
+def test_operators_see_and_stop_runs_with_celery(cluster: Cluster, client: Client) -> None:
+    run = client.post_run(client.chat(), f"script:text tokens:3000 rate:20 key:{new_key()}")
+    client.follow(run).wait_text()
+    assert run["id"] in cluster.celery("inspect", "live_runs")
+    cluster.celery("control", "stop_run", run["id"])
+    ended = client.wait_terminal(run["id"])
+    assert (ended["status"], ended["stop_source"]) == ("aborted", "console")
