@@ -80,7 +80,7 @@ class Chat(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.title or str(self.id)
+        return self.title or f"untitled {self.id.hex[-12:]}"
 
 
 class Message(models.Model):

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from celery import Celery, signals
-from celery.worker.control import control_command, inspect_command
 from celery.utils.nodenames import nodesplit
+from celery.worker.control import control_command, inspect_command
 from django.conf import settings
 
 from config import services

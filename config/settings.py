@@ -268,6 +268,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Durable, detached AI agent runs.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_PATCH": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -303,7 +304,8 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
     "loggers": {
         "django.server": {"handlers": ["stderr"], "propagate": False},
-        "django_structlog.middlewares.request": {"level": "WARNING"},
+        # A reader that closes its page is no warning.
+        "django_structlog.middlewares.request": {"level": "ERROR"},
         "uvicorn.access": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
         # litellm logs request bodies at INFO and below: other people's text.

@@ -45,16 +45,17 @@ class ToolCallInline(ReadOnly, admin.TabularInline):
 @admin.register(Run)
 class RunAdmin(ReadOnly, admin.ModelAdmin):
     list_display = (
-        "id",
+        "short_id",
         "status",
-        "end_reason",
+        "heartbeat_age",
+        "worker",
         "chat",
         "created_by",
-        "worker",
-        "heartbeat_age",
         "attempt",
+        "end_reason",
         "created_at",
     )
+    list_display_links = ("short_id",)
     list_filter = ("status", "end_reason", "trigger", "workspace")
     list_select_related = ("chat", "created_by")
     search_fields = ("=id", "=chat__id", "worker", "created_by__username")
@@ -68,6 +69,11 @@ class RunAdmin(ReadOnly, admin.ModelAdmin):
         age = ExpressionWrapper(Now() - F("heartbeat_at"), output_field=DurationField())
         runs: QuerySet[Run] = super().get_queryset(request)
         return runs.annotate(silence=age)
+
+    @admin.display(description="run", ordering="id")
+    def short_id(self, run: Run) -> str:
+        """The random end of the id: the beginning is a time."""
+        return run.pk.hex[-12:]
 
     @admin.display(description="heartbeat", ordering="heartbeat_at")
     def heartbeat_age(self, run: Any) -> str:

@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 from chat.models import Chat, Message
 from runs import lifecycle
 from runs.errors import RunAlreadyActive, RunIdTaken
+from runs.failpoints import failpoint
 from runs.models import Run
 
 logger = structlog.get_logger(__name__)
@@ -56,12 +57,19 @@ def start_run(start: Start) -> tuple[Run, bool]:
         return known, False
     try:
         with transaction.atomic():
+            failpoint("before_insert")
             run = _insert(start)
-            transaction.on_commit(partial(send, run.pk, run.attempt), robust=True)
+            transaction.on_commit(partial(_send_first, run), robust=True)
     except IntegrityError as error:
         return _refused(start, error)
     logger.info("run_created", run_id=str(run.pk), chat_id=str(run.chat_id), model=run.model)
     return run, True
+
+
+def _send_first(run: Run) -> None:
+    failpoint("after_commit_before_send")
+    send(run.pk, run.attempt)
+    failpoint("after_send")
 
 
 def _insert(start: Start) -> Run:

@@ -23,6 +23,7 @@ from runs import dispatch, journal, lifecycle
 from runs.database import in_thread, persistently, unbroken
 from runs.ending import COMPLETED, INTERNAL_ERROR, TIMED_OUT, Ending, ending_chunks, provider_failed, stopped
 from runs.errors import LeaseLost
+from runs.failpoints import failpoint
 from runs.models import Run
 from runs.tools import INSTRUCTIONS, TOOLS
 from runs.transcript import merge
@@ -73,6 +74,7 @@ class Execution:
 
     async def execute(self) -> None:
         """Returns when this attempt is nobody's business any more: settled, handed over, or lost to another."""
+        failpoint("before_claim")
         run = await persistently(CLAIM_SECONDS, lifecycle.claim, self.run_id, self.attempt, uuid4(), self._worker)
         if run is None:
             logger.info("claim_lost", run_id=str(self.run_id), attempt=self.attempt)
@@ -118,7 +120,7 @@ class Execution:
         if ending is None and not await self._handed_over(run):
             ending = stopped(await in_thread(_stop_source, run.pk))
         if ending is not None:
-            await self._settle(run, ending)
+            await self._end(run, ending)
 
     async def _watch_deadline(self, run: Run) -> None:
         """The run's own time limit, over all attempts, by the database's clock."""
@@ -128,9 +130,11 @@ class Execution:
 
     async def _drive(self, run: Run) -> None:
         """The agent's loop, written down as it goes."""
+        failpoint("after_claim")
         steps, history = await persistently(JOURNAL_SECONDS, _what_was, run)
         self._log = log = self._writer.open(run.pk, run.attempt, journal.transcript_of(run, steps))
         await self._writer.fence(run.pk, run.attempt)
+        failpoint("before_first_write")
         log.begin()
         turn = self._turn(run, history)
         async with aclosing(run_agent(self._client, turn, steps)) as events:
@@ -141,9 +145,11 @@ class Execution:
                     await self._record_outcome(run, event)
                 else:
                     log.emit(event)
+                    failpoint("mid_stream")
 
     def _turn(self, run: Run, history: list[dict[str, Any]]) -> Turn:
         def context(call_id: str) -> ToolContext:
+            failpoint("before_tool")
             return ToolContext(user_id=run.created_by_id, chat_id=run.chat_id, run_id=run.pk, key=f"{run.pk}:{call_id}")
 
         return Turn(
@@ -159,7 +165,9 @@ class Execution:
         )
 
     async def _record_step(self, run: Run, step: ModelStep, log: RunLog) -> None:
+        failpoint("before_step_commit")
         await self._record(lifecycle.record_step, run.pk, run.attempt, step)
+        failpoint("after_step_commit")
         run.step_count = step.index + 1
         run.input_tokens += step.usage.input_tokens
         run.output_tokens += step.usage.output_tokens
@@ -171,6 +179,7 @@ class Execution:
         log.emit(chunks.message_metadata({"usage": run.usage}))
 
     async def _record_outcome(self, run: Run, outcome: Outcome) -> None:
+        failpoint("after_tool")
         await self._record(lifecycle.record_outcome, run.pk, run.attempt, outcome)
         self._tools_running.discard(outcome.call_id)
         if not self._tools_running:
@@ -209,9 +218,20 @@ class Execution:
         await in_thread(dispatch.send, run.pk, run.attempt + 1)
         return True
 
+    async def _end(self, run: Run, ending: Ending) -> None:
+        try:
+            await self._settle(run, ending)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            # Whatever broke on the way to the end must not leave the run to the sweep.
+            logger.error("settle_broke", run_id=str(run.pk), chat_id=str(run.chat_id), exc_info=error)
+            await self._settle(run, INTERNAL_ERROR)
+
     async def _settle(self, run: Run, ending: Ending) -> None:
         """The content to the readers, the row with the message, the end to the readers: in this order."""
         log = self._log or await self._open_late(run)
+        failpoint("before_settle")
         for chunk in list(log.transcript.sealing()):
             log.emit(chunk)
         await log.flushed(FLUSH_SECONDS)
@@ -231,6 +251,7 @@ class Execution:
         logger.info(
             "run_settled", run_id=str(run.pk), chat_id=str(run.chat_id), attempt=run.attempt, status=ending.status
         )
+        failpoint("after_settle_before_finish")
         for chunk in end:
             log.emit(chunk)
         await log.flushed(FLUSH_SECONDS)

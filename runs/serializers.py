@@ -22,8 +22,8 @@ class UsageOut(serializers.Serializer[Any]):
 
 class LimitsOut(serializers.Serializer[Any]):
     steps = serializers.IntegerField(source="max_steps")
-    tokens = serializers.IntegerField(allow_null=True, default=None)
-    cost_usd = serializers.FloatField(allow_null=True, default=None)
+    tokens = serializers.IntegerField(source="max_tokens", allow_null=True, default=None)
+    cost_usd = serializers.FloatField(source="max_cost_usd", allow_null=True, default=None)
     seconds = serializers.FloatField(source="max_seconds")
 
 

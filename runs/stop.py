@@ -17,6 +17,7 @@ from django.db import transaction
 from runs import eventlog, lifecycle
 from runs.connections import REDIS_ERRORS, async_client, control
 from runs.ending import ending_chunks, start_chunk
+from runs.failpoints import failpoint
 from runs.models import Run
 
 logger = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ def request_stop(run_id: UUID, user_id: int | None, source: str) -> lifecycle.St
             transaction.on_commit(partial(_publish, run_id), robust=True)
         elif answer is not None and answer.took_effect:
             transaction.on_commit(partial(_write_end, answer.run), robust=True)
+    failpoint("in_stop_after_row")
     if answer is not None:
         logger.info("stop_requested", run_id=str(run_id), source=source, took_effect=answer.took_effect)
     return answer

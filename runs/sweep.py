@@ -13,6 +13,7 @@ from django.db.models import Q
 from runs import dispatch, eventlog, journal, lifecycle
 from runs.ending import WORKER_LOST, ending_chunks, stopped
 from runs.errors import LeaseLost
+from runs.failpoints import failpoint
 from runs.models import Run, RunQuerySet
 from runs.stop import request_stop
 from runs.transcript import merge
@@ -69,6 +70,7 @@ def _hopeless() -> Q:
 def _in_batches(take: Callable[[], list[tuple[UUID, int]]], taken: list[UUID], *, fence: bool = False) -> None:
     while True:
         batch = take()
+        failpoint("in_sweep_between")
         for run_id, attempt in batch:
             if fence:
                 eventlog.fence(run_id, attempt)
@@ -100,6 +102,7 @@ def end(run: Run) -> bool:
     taken = lifecycle.take_over(run, HOLDER)
     if taken is None:
         return False
+    failpoint("in_sweep_between")
     eventlog.fence(taken.pk, taken.attempt)
     # Behind the fence nobody adds to it any more. What is read is the log of the attempt that died.
     transcript = journal.message_of(taken, logged_by=run.attempt)

@@ -69,10 +69,15 @@ class ChatDetail(ChatDoor, chat_views.ChatDetail):
             stop.request_stop(run_id, self.request.user.pk, "chat_deleted")
 
 
+_ACTIVE_RUN = OpenApiParameter("X-Active-Run", OpenApiTypes.UUID, OpenApiParameter.HEADER, response=[200])
+_LOCATION = OpenApiParameter("Location", OpenApiTypes.URI_REF, OpenApiParameter.HEADER, response=[200, 202])
+_EXPORTS = {(200, "text/markdown"): OpenApiTypes.STR, (200, "application/json"): OpenApiTypes.OBJECT}
+
+
 class ChatMessages(ChatDoor):
     query_class = MessageQuery
 
-    @extend_schema(parameters=[MessageQuery], responses=page_of(MessageOut), operation_id="chats_messages")
+    @extend_schema(parameters=[MessageQuery, _ACTIVE_RUN], responses=page_of(MessageOut), operation_id="chats_messages")
     def get(self, request: Request, chat: UUID) -> Response:
         messages = Message.objects.filter(chat=self.chat(chat)).select_related("run")
         active = Run.objects.active().filter(chat=chat).first()
@@ -101,9 +106,6 @@ def _with_live_parts(message: Message) -> Message:
     return message
 
 
-_EXPORTS = {(200, "text/markdown"): OpenApiTypes.STR, (200, "application/json"): OpenApiTypes.OBJECT}
-
-
 class ChatExport(ChatDoor):
     query_class = ExportQuery
 
@@ -121,7 +123,12 @@ class ChatRuns(ChatDoor):
     def get(self, request: Request, chat: UUID) -> Response:
         return self.page(Run.objects.filter(chat=self.chat(chat)), RunOut, "-created_at", "-id")
 
-    @extend_schema(request=RunStart, responses={202: RunOut, 200: RunOut}, operation_id="chats_runs_start")
+    @extend_schema(
+        parameters=[_LOCATION],
+        request=RunStart,
+        responses={202: RunOut, 200: RunOut},
+        operation_id="chats_runs_start",
+    )
     def post(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
         body = self.body(request, RunStart)
