@@ -7,12 +7,14 @@ BIN := .venv/bin
 STAMP := .venv/installed.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint bench chaos soak
 
 help:
 	@echo "make demo    start everything on this machine and print the address"
 	@echo "make test    run all tests"
 	@echo "make lint    run all static checks"
+	@echo "make chaos   run the experiments that take minutes"
+	@echo "make soak    run hundreds of agent runs under random faults"
 	@echo "make bench   run the benchmark"
 	@echo "make setup   build .venv (the others do it too)"
 
@@ -53,3 +55,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+chaos: setup
+	$(BIN)/python -m pytest -m chaos
+
+soak: setup
+	$(BIN)/python -m tests.soak

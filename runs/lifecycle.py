@@ -267,35 +267,33 @@ _BEAT = """
 """
 
 
+Held = tuple[UUID, int]
+"""A run and the attempt at it that somebody holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a heartbeat learned: the runs somebody asked to stop, and those this process does not hold any more."""
+    """What a heartbeat learned: what somebody asked to stop, and what this process does not hold any more."""
 
-    stopping: set[UUID]
-    lost: set[UUID]
+    stopping: set[Held]
+    lost: set[Held]
 
 
-def beat(held: Sequence[tuple[UUID, int]]) -> Beat:
-    """Renews the leases of all these (run id, attempt) in one statement."""
-    ids, attempts = [run_id for run_id, _ in held], [attempt for _, attempt in held]
+def beat(held: Sequence[Held]) -> Beat:
+    """Renews all these leases in one statement."""
     with connection.cursor() as cursor:
-        cursor.execute(_BEAT, [ids, attempts])
-        rows = cursor.fetchall()
-    beaten = {run_id for run_id, _, _ in rows}
-    stopping = {run_id for run_id, _, stop in rows if stop}
-    return _without_locked(dict(held), beaten, stopping)
+        cursor.execute(_BEAT, [[run_id for run_id, _ in held], [attempt for _, attempt in held]])
+        beaten = {(run_id, attempt): stop for run_id, attempt, stop in cursor.fetchall()}
+    # What the statement skipped was locked, or it is lost: a plain read tells.
+    skipped = set(held) - beaten.keys()
+    beaten |= _still_held(skipped) if skipped else {}
+    return Beat({one for one, stop in beaten.items() if stop}, set(held) - beaten.keys())
 
 
-def _without_locked(held: dict[UUID, int], beaten: set[UUID], stopping: set[UUID]) -> Beat:
-    """A run that the statement skipped was locked, or it is lost: a plain read tells."""
-    skipped = held.keys() - beaten
-    if not skipped:
-        return Beat(stopping, set())
-    rows = Run.objects.filter(pk__in=skipped, status=Run.Status.RUNNING).values_list(
-        "pk", "attempt", "stop_requested_at"
-    )
-    found = {run_id: stop for run_id, attempt, stop in rows if held[run_id] == attempt}
-    return Beat(stopping | {run_id for run_id, stop in found.items() if stop}, skipped - found.keys())
+def _still_held(skipped: set[Held]) -> dict[Held, bool]:
+    running = Run.objects.filter(pk__in={run_id for run_id, _ in skipped}, status=Run.Status.RUNNING)
+    rows = running.values_list("pk", "attempt", "stop_requested_at")
+    return {(run_id, attempt): stop is not None for run_id, attempt, stop in rows if (run_id, attempt) in skipped}
 
 
 def _lock_chat(chat_id: UUID) -> None:

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from chat.api.doors import PageQuery
 from chat.api.errors import ApiError
-from chat.api.strict import IdField, NumberField, StrictSerializer, TextField
+from chat.api.strict import CursorField, IdField, NumberField, StrictSerializer, TextField
 from chat.serializers import MessageOut
 from runs.eventlog import EntryId, parse_entry_id
 from runs.models import Run, Step
@@ -128,7 +128,7 @@ class WaitQuery(StrictSerializer):
 
 
 class StreamQuery(StrictSerializer):
-    after = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+    after = CursorField()
 
 
 def cursor(text: str) -> EntryId:

@@ -18,6 +18,7 @@ from agents.llm import ModelClient
 from runs import dispatch, lifecycle, stop
 from runs.database import TRANSIENT, in_thread
 from runs.executor import Execution, Interrupt
+from runs.lifecycle import Held
 from runs.logwriter import LogWriter, RunLog
 from runs.models import Run
 from runs.witness import witness
@@ -35,7 +36,8 @@ class Worker:
     def __init__(self, name: str, client: ModelClient) -> None:
         self.name = name
         self._client = client
-        self._live: dict[UUID, Execution] = {}
+        # By attempt: the next one of a run may come to this process while the last is on its way out.
+        self._live: dict[Held, Execution] = {}
         self._loop = uvloop.new_event_loop()
         self._loop_turned_at = time.monotonic()
         self._writer: LogWriter | None = None
@@ -102,40 +104,40 @@ class Worker:
         self._loop.call_later(settings.RUN_HEARTBEAT_SECONDS / 4, self._turn)
 
     async def _execute(self, run_id: UUID, attempt: int) -> None:
-        if run_id in self._live:
+        if (run_id, attempt) in self._live:
             logger.info("claim_lost", run_id=str(run_id), attempt=attempt)  # the same message twice
             return
         assert self._writer is not None
         # Known before the claim, so that no stop falls between the two.
-        execution = self._live[run_id] = Execution(run_id, attempt, self.name, self._writer, self._client)
+        execution = self._live[run_id, attempt] = Execution(run_id, attempt, self.name, self._writer, self._client)
         try:
             await execution.execute()
         except TRANSIENT as error:
             # At the claim: the run is pending still, or stale soon.
             logger.warning("run_not_executed", run_id=str(run_id), attempt=attempt, error=type(error).__name__)
         finally:
-            del self._live[run_id]
+            del self._live[run_id, attempt]
 
     # Stops
 
     def _on_stop_message(self, run_id: UUID) -> None:
-        if run_id in self._live:
+        if any(run_id == live for live, _ in self._live):
             self._spawn(self._reconcile([run_id]))
 
     async def _reconcile(self, run_ids: list[UUID] | None = None) -> None:
         """Asks the rows which of these runs, or of all live ones, somebody wants stopped."""
-        run_ids = list(self._live) if run_ids is None else run_ids
+        run_ids = [run_id for run_id, _ in self._live] if run_ids is None else run_ids
         for run_id, attempt, source in await in_thread(_stop_requests, run_ids):
-            self._interrupt(run_id, attempt, Interrupt.STOP, source)
+            self._interrupt((run_id, attempt), Interrupt.STOP, source)
 
-    def _interrupt(self, run_id: UUID, attempt: int | None, reason: Interrupt, source: str = "") -> None:
-        execution = self._live.get(run_id)
-        if execution and execution.is_claimed and attempt in (None, execution.attempt):
-            logger.info("run_interrupted", run_id=str(run_id), attempt=execution.attempt, reason=reason.value)
+    def _interrupt(self, held: Held, reason: Interrupt, source: str = "") -> None:
+        execution = self._live.get(held)
+        if execution and execution.is_claimed:
+            logger.info("run_interrupted", run_id=str(held[0]), attempt=held[1], reason=reason.value)
             execution.interrupt(reason, source)
 
     def _on_log_lost(self, log: RunLog) -> None:
-        self._interrupt(log.run_id, log.attempt, Interrupt.LEASE_LOST)
+        self._interrupt((log.run_id, log.attempt), Interrupt.LEASE_LOST)
 
     # Hand-over
 
@@ -166,15 +168,14 @@ class Worker:
         connection.close()
 
     def _beat(self) -> None:
-        held = {run_id: one.attempt for run_id, one in list(self._live.items()) if one.is_claimed}
-        beat = lifecycle.beat(list(held.items()))
-        self._loop.call_soon_threadsafe(self._on_beat, held, beat)
+        beat = lifecycle.beat([held for held, execution in list(self._live.items()) if execution.is_claimed])
+        self._loop.call_soon_threadsafe(self._on_beat, beat)
 
-    def _on_beat(self, held: dict[UUID, int], beat: lifecycle.Beat) -> None:
-        for run_id in beat.lost:
-            self._interrupt(run_id, held[run_id], Interrupt.LEASE_LOST)
+    def _on_beat(self, beat: lifecycle.Beat) -> None:
+        for held in beat.lost:
+            self._interrupt(held, Interrupt.LEASE_LOST)
         if beat.stopping:
-            self._spawn(self._reconcile(list(beat.stopping)))
+            self._spawn(self._reconcile([run_id for run_id, _ in beat.stopping]))
         if self._writer:
             self._spawn(self._writer.check())
 

@@ -132,6 +132,19 @@ def test_a_holder_that_lost_its_lease_writes_nothing_and_hangs_up(worker: Worker
     assert Run.objects.filter(pk=run.pk).values().get() == before
 
 
+def test_the_next_attempt_may_come_to_the_worker_that_does_not_know_yet_that_it_lost_the_last(
+    worker: Worker, model: Model, run: Run
+) -> None:
+    model.will([Said("text", "one"), WAIT], says("two"))
+    thread = begin(worker, run)
+    assert model.reached.wait(5)
+    lifecycle.rescue(Run.objects.filter(pk=run.pk), 1)
+    worker.execute(run.pk, 2)
+    ended(thread, 2)
+    audit(run)
+    assert (run.status, text(run)) == ("succeeded", "two")
+
+
 def test_a_deleted_run_is_let_go(worker: Worker, model: Model, run: Run) -> None:
     model.will([Said("text", "one"), WAIT])
     thread = begin(worker, run)

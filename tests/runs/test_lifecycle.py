@@ -236,8 +236,8 @@ def test_a_heartbeat_tells_of_stops_and_of_lost_leases() -> None:
     lifecycle.request_stop(stopping.pk, None, "user")
     lifecycle.rescue(Run.objects.filter(pk=lost.pk), 1)
     beat = lifecycle.beat([(stopping.pk, 1), (lost.pk, 1), (gone, 1)])
-    assert beat.stopping == {stopping.pk}
-    assert beat.lost == {lost.pk, gone}
+    assert beat.stopping == {(stopping.pk, 1)}
+    assert beat.lost == {(lost.pk, 1), (gone, 1)}
 
 
 def test_a_run_that_moved_on_is_not_taken_over() -> None:
