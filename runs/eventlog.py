@@ -158,9 +158,9 @@ def read(run_id: UUID, attempt: int) -> list[Entry]:
     return message_so_far(entries(reply), attempt) or []
 
 
-def fence(run_id: UUID, attempt: int) -> None:
-    """Keeps earlier attempts from writing. Best effort: who claims the attempt fences again."""
-    _try(run_id, FENCE, attempt, expiry_ms())
+def fence(run_id: UUID, attempt: int) -> bool:
+    """Keeps earlier attempts from writing. Best effort: who claims the attempt fences again. False: Redis is away."""
+    return _try(run_id, FENCE, attempt, expiry_ms())
 
 
 def write_whole(run_id: UUID, attempt: int, chunks: Iterable[Chunk]) -> None:
@@ -169,8 +169,10 @@ def write_whole(run_id: UUID, attempt: int, chunks: Iterable[Chunk]) -> None:
     _try(run_id, REWRITE, attempt, 1, expiry_ms(), *encode(chunks))
 
 
-def _try(run_id: UUID, script: str, *arguments: Any) -> None:
+def _try(run_id: UUID, script: str, *arguments: Any) -> bool:
     try:
         control().eval(script, 1, key(run_id), *arguments)
     except REDIS_ERRORS as error:
         logger.warning("log_write_failed", run_id=str(run_id), error=type(error).__name__)
+        return False
+    return True

@@ -14,6 +14,7 @@ from runs import dispatch, eventlog, journal, lifecycle
 from runs.ending import WORKER_LOST, ending_chunks, stopped
 from runs.errors import LeaseLost
 from runs.failpoints import failpoint
+from runs.lifecycle import Held
 from runs.models import Run, RunQuerySet
 from runs.stop import request_stop
 from runs.transcript import merge
@@ -49,8 +50,12 @@ def sweep(runs: RunQuerySet | None = None, window_seconds: float | None = None) 
         _each(swept.orphaned, run, _stop_orphan)
     for run in stale.filter(_hopeless()).order_by("heartbeat_at")[:BATCH]:
         _each(swept.ended, run, end)
-    _in_batches(lambda: lifecycle.rescue(stale.exclude(_hopeless()), BATCH), swept.rescued, fence=True)
-    _in_batches(lambda: lifecycle.send_again(runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS), BATCH), swept.sent)
+    _in_batches(lambda: lifecycle.rescue(stale.exclude(_hopeless()), BATCH), swept.rescued, fenced=True)
+    _in_batches(
+        lambda: lifecycle.send_again(runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS), BATCH),
+        swept.sent,
+        fenced=False,
+    )
     if swept.rescued or swept.ended or swept.sent or swept.orphaned:
         logger.warning(
             "swept",
@@ -67,16 +72,21 @@ def _hopeless() -> Q:
     return Q(stop_requested_at__isnull=False) | Q(lost_attempts__gte=settings.RUN_MAX_ATTEMPTS - 1)
 
 
-def _in_batches(take: Callable[[], list[tuple[UUID, int]]], taken: list[UUID], *, fence: bool = False) -> None:
+def _in_batches(take: Callable[[], list[Held]], taken: list[UUID], *, fenced: bool) -> None:
     while True:
         batch = take()
         failpoint("in_sweep_between")
-        for run_id, attempt in batch:
-            if fence:
-                eventlog.fence(run_id, attempt)
-            dispatch.send(run_id, attempt)
-            taken.append(run_id)
+        taken += [run_id for run_id, _ in batch]
+        _send_all(batch, fenced=fenced)
         if len(batch) < BATCH:
+            return
+
+
+def _send_all(batch: list[Held], *, fenced: bool) -> None:
+    """Stops at the first that Redis does not take: each further one would wait as long, and a later sweep sends what
+    was not sent."""
+    for run_id, attempt in batch:
+        if not ((not fenced or eventlog.fence(run_id, attempt)) and dispatch.send(run_id, attempt)):
             return
 
 

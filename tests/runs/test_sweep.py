@@ -21,7 +21,12 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis")]
 @pytest.fixture(autouse=True)
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
     messages: list[tuple[Any, int]] = []
-    monkeypatch.setattr(sweep.dispatch, "send", lambda run_id, attempt: messages.append((run_id, attempt)))
+
+    def send(run_id: Any, attempt: int) -> bool:
+        messages.append((run_id, attempt))
+        return True
+
+    monkeypatch.setattr(sweep.dispatch, "send", send)
     return messages
 
 
@@ -126,6 +131,14 @@ def test_a_sweep_of_many_takes_as_many_queries_as_of_few(django_assert_max_num_q
         silent(31)
     with django_assert_max_num_queries(14):
         assert len(sweep.sweep(window_seconds=30).rescued) == 40
+
+
+def test_a_broker_that_hangs_holds_a_sweep_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[Any] = []
+    monkeypatch.setattr(sweep.dispatch, "send", lambda *held: tries.append(held))
+    runs = {silent(31).pk for _ in range(5)}
+    assert set(sweep.sweep(window_seconds=30).rescued) == runs
+    assert len(tries) == 1
 
 
 def test_a_process_judges_after_a_whole_window_of_seeing_the_database() -> None:
