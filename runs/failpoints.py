@@ -1,18 +1,20 @@
 """Named moments at which a test breaks this process; without `PERDURE_FAILPOINTS` nothing ever happens at them.
 
 `PERDURE_FAILPOINTS` names a folder. A file in it that has the name of a failpoint arms it: its text is `kill` (SIGKILL
-to this process), `raise`, or `wait` (until the file is gone), followed by the number of times the point is passed
-before, if any. The first two disarm it.
+to this process), `raise`, or `wait` (until the file is gone; a file with the suffix `.reached` says that somebody
+does), followed by the number of times the point is passed before, if any. The first two disarm it.
 """
 
 import os
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 _folder = os.environ.get("PERDURE_FAILPOINTS")
-_passed: dict[str, int] = {}
+# By name and time of arming: each arming counts anew.
+_passed: Counter[tuple[str, int]] = Counter()
 _lock = threading.Lock()
 
 
@@ -28,13 +30,15 @@ def failpoint(name: str) -> None:
 def _reach(armed: Path) -> None:
     try:
         act, *passes = armed.read_text().split()
+        arming = armed.name, armed.stat().st_mtime_ns
     except (OSError, ValueError):
         return
     with _lock:
-        passed = _passed[armed.name] = _passed.get(armed.name, 0) + 1
-    if passed <= int(passes[0] if passes else 0):
-        return
+        _passed[arming] += 1
+        if _passed[arming] <= int(passes[0] if passes else 0):
+            return
     if act == "wait":
+        armed.with_suffix(".reached").touch()
         while armed.exists():
             time.sleep(0.01)
         return

@@ -26,7 +26,7 @@ CHANNEL = "runs:stop"
 # A listener proves that it hears: a message of its own every PING_SECONDS, heard within HEAR_SECONDS.
 PING_SECONDS = 10.0
 HEAR_SECONDS = 5.0
-LONGEST_BACK_OFF = 1.0
+FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 1.0
 
 
 def request_stop(run_id: UUID, user_id: int | None, source: str) -> lifecycle.StopAnswer | None:
@@ -60,19 +60,20 @@ async def listen(name: str, on_stop: Callable[[UUID], None], on_connect: Callabl
 
     `on_connect` is awaited after each subscription: messages sent while nobody listened are lost, the rows are not.
     """
-    back_off = 0.1
+    back_off = FIRST_BACK_OFF
     while True:
         try:
             async with async_client(timeout=PING_SECONDS + HEAR_SECONDS) as client, client.pubsub() as pubsub:
                 await pubsub.subscribe(CHANNEL, f"{CHANNEL}:{name}")
                 await on_connect()
-                back_off = 0.1
+                back_off = FIRST_BACK_OFF
                 await _hear(client, pubsub, f"{CHANNEL}:{name}", on_stop)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             # Whatever it was: a worker that cannot hear falls back to its heartbeat, and tries again.
-            logger.warning("stop_listener_down", error=type(error).__name__)
+            if back_off == FIRST_BACK_OFF:  # once an outage, however long
+                logger.warning("stop_listener_down", error=type(error).__name__)
         await asyncio.sleep(back_off)
         back_off = min(back_off * 2, LONGEST_BACK_OFF)
 

@@ -22,7 +22,7 @@ logger = structlog.get_logger(__name__)
 # Entries a reader may lag behind before it is sent to read the log by itself.
 BUFFER = 1000
 BLOCK_SECONDS = 2.0
-LONGEST_BACK_OFF = 1.0
+FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.05, 1.0
 ROW_WATCH_SECONDS = 1.0
 # Catching up is done by so many readers at a time; the others wait their turn.
 READS_AT_ONCE = 16
@@ -134,14 +134,15 @@ class LogTail:
             pass  # it wakes by itself within BLOCK_SECONDS
 
     async def _follow_for_ever(self) -> None:
-        back_off, awake = 0.05, b"0-0"
+        back_off, awake = FIRST_BACK_OFF, b"0-0"
         while True:
             await self._somebody.wait()
             try:
                 awake = await self._follow_once(awake)
-                back_off = 0.05
+                back_off = FIRST_BACK_OFF
             except REDIS_ERRORS as error:
-                logger.warning("tail_down", error=type(error).__name__)
+                if back_off == FIRST_BACK_OFF:  # once an outage, however long
+                    logger.warning("tail_down", error=type(error).__name__)
                 await asyncio.sleep(back_off)
                 back_off = min(back_off * 2, LONGEST_BACK_OFF)
             if not self._followed:

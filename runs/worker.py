@@ -149,7 +149,7 @@ class Worker:
 
     def _beat_for_ever(self) -> None:
         interval = settings.RUN_HEARTBEAT_SECONDS
-        pause = interval
+        pause, failing = interval, False
         while not self._ended.wait(pause):
             if time.monotonic() - self._loop_turned_at > settings.RUN_STALE_SECONDS:
                 # Nothing of what this process holds moves any more: let others have it.
@@ -159,11 +159,13 @@ class Worker:
             try:
                 self._beat()
                 witness.reached()
-                pause = interval
+                pause, failing = interval, False
             except Error as error:
                 witness.missed()
                 connection.close()
-                logger.warning("heartbeat_failed", runs=len(self._live), error=type(error).__name__)
+                if not failing:  # once an outage, however long
+                    logger.warning("heartbeat_failed", runs=len(self._live), error=type(error).__name__)
+                failing = True
                 pause = min(interval, LONGEST_PAUSE_AFTER_FAILURE)
         connection.close()
 

