@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from uuid import uuid4
@@ -20,7 +21,7 @@ from config.processes import free_port
 from config.supervisor import Child, procfile_command, stop_all, wait_for
 from tests.acceptance.client import Client
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 STOP_SECONDS = 20.0
 
 # Small windows, so that a crash takes seconds; production's are ten times as long.
@@ -105,13 +106,20 @@ class Cluster:
     """
 
     def __init__(
-        self, folder: Path, *, workers: int = 2, env: Mapping[str, str] | None = None, durable_redis: bool = True
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        env: Mapping[str, str] | None = None,
+        durable_redis: bool = True,
+        worker_app: str = "config",
     ) -> None:
         self.folder = folder
         self.servers = Servers(folder, durable_redis=durable_redis)
         self.env = {**SETTINGS, **FAST, "PERDURE_STATE": str(folder / "state"), **(env or {})}
         self.children: dict[str, Child] = {}
         self._worker_count = workers
+        self._worker_app = worker_app
         self._port = free_port()
         self._model_port = free_port()
         self._account: Account | None = None
@@ -157,6 +165,11 @@ class Cluster:
     def workers(self) -> list[Child]:
         return [child for name, child in self.children.items() if name.startswith("worker-")]
 
+    def holder(self, run: Mapping[str, Any]) -> Child:
+        """The worker that the row of this run names."""
+        (name,) = self.query("SELECT worker FROM runs_run WHERE id = %s", run["id"])[0]
+        return next(worker for worker in self.workers if name.startswith(f"{worker.name}-"))
+
     @property
     def postgres(self) -> EmbeddedPostgres | None:
         """None when it is not ours to kill."""
@@ -192,7 +205,9 @@ class Cluster:
     def start_worker(self, env: Mapping[str, str] | None = None, *, wait: bool = True) -> Child:
         """One more, with settings of its own where a test needs them."""
         name = f"worker-{len(self.workers) + 1}"
-        child = self._start(name, [*procfile_command("worker"), "-n", f"{name}@%h"], env)
+        program, *arguments = procfile_command("worker")
+        app = ["-A", self._worker_app]
+        child = self._start(name, [program, *app, *arguments[len(app) :], "-n", f"{name}@%h"], env)
         if wait:
             self.wait_ready(child)
         return child
@@ -210,6 +225,23 @@ class Cluster:
             child.stop(STOP_SECONDS)
         child.start()
         self.wait_ready(child)
+
+    @contextmanager
+    def settings(self, children: Iterable[Child], **env: str) -> Iterator[None]:
+        """These processes run with other settings; afterwards they are down, see `resume_all`."""
+        before = [(child, child.env) for child in children]
+        for child, usual in before:
+            child.stop(STOP_SECONDS)
+            child.env = {**usual, **env}
+            child.start()
+        for child, _ in before:
+            self.wait_ready(child)
+        try:
+            yield
+        finally:
+            for child, usual in before:
+                child.kill()
+                child.env = usual
 
     def wait_ready(self, child: Child, seconds: float = READY_SECONDS) -> None:
         """Raises ChildDied or NotReady."""
@@ -262,7 +294,13 @@ class Cluster:
         return Redis.from_url(self.env["REDIS_URL"], decode_responses=True)
 
     def resume_all(self) -> None:
-        """Whatever a test left paused goes on; whatever it left dead is started again."""
+        """Whatever a test left paused goes on; whatever it left dead is started again; all are ready then."""
+        self.revive()
+        for child in self.children.values():
+            self.wait_ready(child)
+
+    def revive(self) -> None:
+        """As `resume_all`, without waiting."""
         for server in (self.postgres, self.redis):
             if server is not None:
                 server.resume()
@@ -271,8 +309,6 @@ class Cluster:
             child.resume()
             if child.pid is None:
                 child.start()
-        for child in self.children.values():
-            self.wait_ready(child)
 
     def tails(self) -> str:
         return "\n\n".join(f"--- {name}: {child.log} ---\n{child.tail()}" for name, child in self.children.items())
