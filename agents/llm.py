@@ -163,12 +163,17 @@ def load() -> None:
 
 
 async def _first_call() -> None:
-    """A call that cannot succeed: litellm imports all that a call takes now, for 3 to 5 s, and not in the first run."""
+    """A call that cannot succeed: litellm imports all that a call takes now, for 3 to 5 s, and not in the first run,
+    where it would block the loop of all the others. Tools take imports of their own."""
+    lacks_key = "OPENAI_API_KEY" not in os.environ
     os.environ.setdefault("OPENAI_API_KEY", "none")
-    nowhere = ModelRequest("openai/none", [{"role": "user", "content": "-"}], (), "http://127.0.0.1:9/v1")
+    tool = {"type": "function", "function": {"name": "none", "parameters": {"type": "object", "properties": {}}}}
+    nowhere = ModelRequest("openai/none", [{"role": "user", "content": "-"}], [tool], "http://127.0.0.1:9/v1")
     with suppress(ModelError):
         async for _ in stream(nowhere):
             pass
+    if lacks_key:
+        del os.environ["OPENAI_API_KEY"]  # so that its absence is not taken for a wrong one
 
 
 async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
@@ -189,7 +194,8 @@ async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
             # The real bound is the caller's: a provider that sends comments for ever never trips this one.
             timeout=httpx.Timeout(request.stall, connect=CONNECT_SECONDS),
         )
-        async with aclosing(_deltas(response, request.model)) as deltas:
+        # Both: closing the one does not close the other, nor the socket below.
+        async with aclosing(response), aclosing(_deltas(response, request.model)) as deltas:
             async for delta in deltas:
                 yield delta
     except ModelError:
@@ -208,6 +214,8 @@ async def _deltas(response: Any, model: str) -> AsyncGenerator[Delta, None]:
         for choice in chunk.choices[:1]:
             for delta in _pieces(choice.delta, cleaner):
                 yield delta
+        # What has arrived already is parsed without a pause: for seconds, a burst would hold up all other runs.
+        await asyncio.sleep(0)
     if rest := cleaner.rest():
         yield Said("text", rest)
     # litellm ends a stream that was merely cut off like a whole one, with a made-up reason (litellm#40260); what the
@@ -219,7 +227,7 @@ async def _deltas(response: Any, model: str) -> AsyncGenerator[Delta, None]:
         raise ModelError("content_filter", "The model's provider withheld the rest of the answer.")
     # Where the provider counted nothing, litellm did; its own guess is in none of the chunks that came.
     estimated = not any(getattr(chunk, "usage", None) for chunk in response.chunks)
-    yield Finished(str(reason), _usage(usage, model, estimated), answered_by)
+    yield Finished(str(reason), _usage(usage, model, estimated), TextCleaner().clean(str(answered_by)))
 
 
 def _pieces(delta: Any, cleaner: TextCleaner) -> list[Delta]:

@@ -1,7 +1,8 @@
 """The agent's turn as an async generator: model, tool calls, model ..., yielding chunks and finished steps.
 
-It stores nothing. A `ModelStep` is yielded before any of its tools starts, an `Outcome` as its call ends, and the loop
-goes on when its consumer asks for more: what the consumer stored by then is where a later attempt goes on.
+It stores nothing. A `ModelStep` is yielded before any of its tools starts, an `Outcome` as its call ends (the consumer
+shows it once it is stored), and the loop goes on when its consumer asks for more: what the consumer stored by then is
+where a later attempt goes on.
 
 Cancelling the task that iterates, or closing the generator, cancels the model call and every tool in flight.
 """
@@ -286,12 +287,7 @@ async def _settle_calls(turn: Turn, step: RecordedStep, *, resumed: bool) -> Asy
         for finished in asyncio.as_completed(tasks):
             outcome = await finished
             step.outcomes[outcome.call_id] = outcome
-            # The outcome first: it is recorded before anybody sees it.
             yield outcome
-            if outcome.error is not None:
-                yield chunks.tool_output_error(outcome.call_id, outcome.error)
-            else:
-                yield chunks.tool_output_available(outcome.call_id, outcome.output)
     finally:
         for task in tasks:
             task.cancel()

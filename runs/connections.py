@@ -4,7 +4,10 @@ redis-py's own retries hide a lost connection from whoever has to act on it, and
 silence (measured: a PUBLISH took 58.7 s with its defaults, 1.0 s like this).
 """
 
+import asyncio
+from collections.abc import Awaitable
 from functools import cache
+from typing import TypeVar
 
 import redis
 import redis.asyncio
@@ -12,6 +15,8 @@ from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+T = TypeVar("T")
 
 REDIS_ERRORS = (redis.RedisError, OSError)
 
@@ -27,6 +32,12 @@ def control() -> redis.Redis:
         health_check_interval=10,
         protocol=2,
     )
+
+
+async def uncancelled(command: Awaitable[T]) -> T:
+    """Awaits a command that no cancel reaches, only its awaiter: redis-py swallows one that comes while it connects,
+    and whoever was to end would wait on."""
+    return await asyncio.shield(asyncio.ensure_future(command))
 
 
 def async_client(timeout: float) -> redis.asyncio.Redis:

@@ -132,11 +132,13 @@ def send(run_id: UUID, attempt: int) -> bool:
         sent.result(timeout=SEND_SECONDS)
         return True
     except NotInTime:
-        # It may still arrive, so nothing is noted: a claim ends the repetition.
         logger.warning("send_slow", run_id=str(run_id), attempt=attempt)
+        # One that has begun may still arrive, so nothing is noted of it: a claim ends the repetition.
+        if sent.cancel():
+            lifecycle.note_unsent([(run_id, attempt)])
     except Exception as error:
         logger.warning("send_failed", run_id=str(run_id), attempt=attempt, error=type(error).__name__)
-        lifecycle.note_unsent(run_id, attempt)
+        lifecycle.note_unsent([(run_id, attempt)])
     return False
 
 

@@ -151,11 +151,23 @@ def message_so_far(log: Sequence[Entry], attempt: int) -> list[Entry] | None:
 
 def read(run_id: UUID, attempt: int) -> list[Entry]:
     """For sync code: the message so far as this attempt logged it; empty without Redis or where it forgot."""
+    return message_so_far(_entries_before(run_id, attempt + 1), attempt) or []
+
+
+def read_last(run_id: UUID, before: int) -> list[Entry]:
+    """The message so far of the newest attempt before that one which logged anything: what a dead worker left."""
+    log = _entries_before(run_id, before)
+    while log and log[-1].data is None:
+        log.pop()
+    return (message_so_far(log, log[-1].id.attempt) if log else None) or []
+
+
+def _entries_before(run_id: UUID, attempt: int) -> list[Entry]:
     try:
-        reply: Any = control().xrange(key(run_id), f"{attempt}-0", f"({attempt + 1}-0")
+        reply: Any = control().xrange(key(run_id), "-", f"({attempt}-0")
     except REDIS_ERRORS:
         return []
-    return message_so_far(entries(reply), attempt) or []
+    return entries(reply)
 
 
 def fence(run_id: UUID, attempt: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import aclosing
 from copy import deepcopy
 from enum import Enum
@@ -109,10 +108,10 @@ class Execution:
 
     async def _hold(self, run: Run) -> None:
         self._work = asyncio.create_task(self._drive(run))
-        if run.stop_requested_at is not None:
-            self.interrupt(Interrupt.STOP, run.stop_source)
-        elif self._interrupt:
-            self._work.cancel()  # it came during the claim
+        if run.stop_requested_at is not None and self._interrupt is None:
+            self._interrupt, self._stop_source = Interrupt.STOP, run.stop_source
+        if self._interrupt:
+            self._work.cancel()  # it came before or during the claim
         deadline = asyncio.get_running_loop().create_task(self._watch_deadline(run))
         await asyncio.wait({self._work})
         deadline.cancel()
@@ -124,7 +123,11 @@ class Execution:
 
     async def _watch_deadline(self, run: Run) -> None:
         """The run's own time limit, over all attempts, by the database's clock."""
-        spent = await persistently(JOURNAL_SECONDS, _seconds_spent, run.pk)
+        try:
+            spent = await persistently(JOURNAL_SECONDS, _seconds_spent, run.pk)
+        except Exception:
+            logger.exception("deadline_unknown", run_id=str(run.pk))
+            spent = 0.0  # a late end is better than none
         await asyncio.sleep(max(run.max_seconds - spent, 0))
         self.interrupt(Interrupt.TIMEOUT)
 
@@ -132,17 +135,14 @@ class Execution:
         """The agent's loop, written down as it goes."""
         failpoint("after_claim")
         steps, history = await persistently(JOURNAL_SECONDS, _what_was, run)
-        self._log = log = self._writer.open(run.pk, run.attempt, journal.transcript_of(run, steps))
-        await self._writer.fence(run.pk, run.attempt)
-        failpoint("before_first_write")
-        log.begin()
+        log = await self._begin_log(run, steps)
         turn = self._turn(run, history)
         async with aclosing(run_agent(self._client, turn, steps)) as events:
             async for event in events:
                 if isinstance(event, ModelStep):
-                    await self._record_step(run, event, log)
+                    await unbroken(self._record_step(run, event, log))
                 elif isinstance(event, Outcome):
-                    await self._record_outcome(run, event)
+                    await unbroken(self._record_outcome(run, event, log))
                 else:
                     log.emit(event)
                     failpoint("mid_stream")
@@ -164,9 +164,19 @@ class Execution:
             api_base=settings.AGENT_API_BASE,
         )
 
+    async def _begin_log(self, run: Run, steps: list[RecordedStep]) -> RunLog:
+        await self._writer.fence(run.pk, run.attempt)
+        failpoint("before_first_write")
+        self._log = self._writer.open(run.pk, run.attempt, journal.transcript_of(run, steps))
+        self._log.begin()
+        return self._log
+
     async def _record_step(self, run: Run, step: ModelStep, log: RunLog) -> None:
+        """While the database is away this waits, and with it the tools of the step."""
+        self._tools_running = {call.id for call in step.calls}
+        self._tools_ended.clear()
         failpoint("before_step_commit")
-        await self._record(lifecycle.record_step, run.pk, run.attempt, step)
+        await persistently(JOURNAL_SECONDS, lifecycle.record_step, run.pk, run.attempt, step)
         failpoint("after_step_commit")
         run.step_count = step.index + 1
         run.input_tokens += step.usage.input_tokens
@@ -174,20 +184,19 @@ class Execution:
         run.cached_tokens += step.usage.cached_tokens
         run.cost_usd += step.usage.cost_usd
         run.usage_estimated |= step.usage.estimated
-        self._tools_running = {call.id for call in step.calls}
-        self._tools_ended.clear()
         log.emit(chunks.message_metadata({"usage": run.usage}))
 
-    async def _record_outcome(self, run: Run, outcome: Outcome) -> None:
+    async def _record_outcome(self, run: Run, outcome: Outcome, log: RunLog) -> None:
+        """Recorded first, then shown. The next step waits while the database is away."""
         failpoint("after_tool")
-        await self._record(lifecycle.record_outcome, run.pk, run.attempt, outcome)
+        await persistently(JOURNAL_SECONDS, lifecycle.record_outcome, run.pk, run.attempt, outcome)
+        if outcome.error is not None:
+            log.emit(chunks.tool_output_error(outcome.call_id, outcome.error))
+        else:
+            log.emit(chunks.tool_output_available(outcome.call_id, outcome.output))
         self._tools_running.discard(outcome.call_id)
         if not self._tools_running:
             self._tools_ended.set()
-
-    async def _record(self, verb: Callable[..., Any], *args: Any) -> None:
-        """While the database is away this waits, and with it the step or tool that comes next."""
-        await unbroken(persistently(JOURNAL_SECONDS, verb, *args))
 
     def _ending(self, run: Run, work: asyncio.Task[None]) -> Ending | None:
         """What became of the work; None if it has to be handed over. Raises LeaseLost."""
@@ -196,6 +205,9 @@ class Execution:
                 raise LeaseLost
             if self._interrupt is Interrupt.HAND_OVER:
                 return None
+            if self._interrupt is None:  # by a library, not by anybody who may
+                logger.error("run_broke", run_id=str(run.pk), chat_id=str(run.chat_id), error="CancelledError")
+                return INTERNAL_ERROR
             return TIMED_OUT if self._interrupt is Interrupt.TIMEOUT else stopped(self._stop_source)
         error = work.exception()
         if error is None:
@@ -230,7 +242,9 @@ class Execution:
 
     async def _settle(self, run: Run, ending: Ending) -> None:
         """The content to the readers, the row with the message, the end to the readers: in this order."""
-        log = self._log or await self._open_late(run)
+        log = self._log or await self._begin_log(
+            run, await persistently(SETTLE_SECONDS, journal.recorded_steps, run.pk)
+        )
         failpoint("before_settle")
         for chunk in list(log.transcript.sealing()):
             log.emit(chunk)
@@ -255,14 +269,6 @@ class Execution:
         for chunk in end:
             log.emit(chunk)
         await log.flushed(FLUSH_SECONDS)
-
-    async def _open_late(self, run: Run) -> RunLog:
-        """The run ended before its log was opened."""
-        steps, _ = await persistently(SETTLE_SECONDS, _what_was, run)
-        self._log = log = self._writer.open(run.pk, run.attempt, journal.transcript_of(run, steps))
-        await self._writer.fence(run.pk, run.attempt)
-        log.begin()
-        return log
 
 
 def _what_was(run: Run) -> tuple[list[RecordedStep], list[dict[str, Any]]]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from uuid import UUID
 
-from agents.chunks import Chunk, finish_step, message_metadata
+from agents.chunks import Chunk, Metadata, finish_step, message_metadata
 from agents.history import provider_messages, settled_parts
 from agents.llm import ProviderMessage
 from agents.steps import Call, Outcome, RecordedStep
 from chat.models import Message
-from runs import eventlog
-from runs.ending import start_chunk
+from runs.ending import Ending, ending_chunks, start_chunk
 from runs.eventlog import Entry
 from runs.models import Run, Step, ToolCall
-from runs.transcript import Transcript, assembled, unfold
+from runs.transcript import Part, Transcript, assembled, unfold
 
 
 def recorded_steps(run_id: UUID) -> list[RecordedStep]:
@@ -45,15 +45,32 @@ def transcript_of(run: Run, steps: list[RecordedStep]) -> Transcript:
     return assembled(str(run.message_id), [start_chunk(run), *chunks])
 
 
-def message_of(run: Run, logged_by: int | None = None) -> Transcript:
-    """The message of a run nobody settled yet: its journal, and its log for the step that is not recorded yet.
-
-    `logged_by` is the attempt whose log counts, if not the present one.
-    """
-    transcript = transcript_of(run, recorded_steps(run.pk))
-    for chunk in _after_step(run.step_count, eventlog.read(run.pk, logged_by or run.attempt)):
+def message_of(run: Run, log: list[Entry]) -> Transcript:
+    """The message of a run nobody settled yet: its journal, and the log for the step that is not recorded yet."""
+    steps = recorded_steps(run.pk)
+    transcript = transcript_of(run, steps)
+    for chunk in _after_step(len(steps), log):
         transcript.fold(chunk)
     return transcript
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A message as it is stored, and the chunks that tell all of it to a reader, end included."""
+
+    parts: list[Part]
+    metadata: Metadata
+    chunks: list[Chunk]
+
+
+def closed(run: Run, transcript: Transcript, ending: Ending | None = None) -> Closed:
+    """Ends a message where it is, for a run that nobody is at any more. Without `ending`: that of a terminal row."""
+    for chunk in list(transcript.sealing()):
+        transcript.fold(chunk)
+    so_far, end = list(transcript.replay()), list(ending_chunks(run, ending))
+    for chunk in end:
+        transcript.fold(chunk)
+    return Closed(transcript.parts, transcript.metadata, [*so_far, *end])
 
 
 def _after_step(count: int, log: list[Entry]) -> Iterator[Chunk]:

@@ -28,10 +28,14 @@ from django.db.models.functions import Coalesce, Now
 
 from agents.steps import ModelStep, Outcome
 from chat.models import Chat, Message
-from runs.ending import Ending, ending_chunks, ending_of, start_chunk, stopped
+from runs import journal
+from runs.ending import Ending, ending_of, stopped
 from runs.errors import LeaseLost
 from runs.models import Run, RunQuerySet, Step, ToolCall
-from runs.transcript import Part, assembled
+from runs.transcript import Part
+
+Held = tuple[UUID, int]
+"""A run, and the attempt that somebody is at."""
 
 RAISED = F("attempt") + 1
 
@@ -195,13 +199,13 @@ def request_stop(run_id: UUID, user_id: int | None, source: str) -> StopAnswer |
     if run is None:
         return None
     if took_effect and run.is_terminal:
-        message = assembled(str(run.message_id), [start_chunk(run), *ending_chunks(run)])
-        _write_message(run, ending_of(run), message.parts, message.metadata)
+        closed = journal.closed(run, journal.transcript_of(run, journal.recorded_steps(run.pk)))
+        _write_message(run, ending_of(run), closed.parts, closed.metadata)
     return StopAnswer(bool(took_effect), run)
 
 
 @transaction.atomic
-def rescue(candidates: RunQuerySet, most: int) -> list[tuple[UUID, int]]:
+def rescue(candidates: RunQuerySet, most: int) -> list[Held]:
     """Of these runs, whose worker is thought dead, the first `most` go to their next attempt: two statements in all.
 
     Answers (run id, new attempt). Leaves alone what somebody else has locked, and runs that were asked to stop: those
@@ -234,11 +238,11 @@ def take_over(run: Run, worker: str) -> Run | None:
 
 
 @transaction.atomic
-def send_again(candidates: RunQuerySet, most: int) -> list[tuple[UUID, int]]:
+def send_again(candidates: RunQuerySet, most: int) -> list[Held]:
     """Notes one more send of these pending runs, longest unsent first, and answers (run id, attempt) of each."""
     found = list(
         candidates.filter(status=Run.Status.PENDING)
-        .order_by("sent_at")
+        .order_by(F("sent_at").asc(nulls_first=True))
         .select_for_update(skip_locked=True, no_key=True)
         .values_list("pk", "attempt")[:most]
     )
@@ -248,9 +252,11 @@ def send_again(candidates: RunQuerySet, most: int) -> list[tuple[UUID, int]]:
     return found
 
 
-def note_unsent(run_id: UUID, attempt: int) -> None:
-    """The broker did not take the message: the next sweep sends it again."""
-    Run.objects.filter(pk=run_id, attempt=attempt, status=Run.Status.PENDING).update(sent_at=None, send_count=0)
+def note_unsent(held: Sequence[Held]) -> None:
+    """The broker did not take these messages: the next sweep sends them again."""
+    attempts = dict(held)
+    pending = Run.objects.filter(pk__in=attempts, attempt__in=set(attempts.values()), status=Run.Status.PENDING)
+    pending.update(sent_at=None, send_count=0)
 
 
 # Raw, because the ORM can neither skip locked rows in an UPDATE nor return what it changed. One locked row must not
@@ -265,10 +271,6 @@ _BEAT = """
     )
     RETURNING id, attempt, stop_requested_at IS NOT NULL
 """
-
-
-Held = tuple[UUID, int]
-"""A run and the attempt at it that somebody holds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from django.conf import settings
 
 from agents.chunks import Chunk
 from runs import lifecycle
-from runs.connections import REDIS_ERRORS, async_client
+from runs.connections import REDIS_ERRORS, async_client, uncancelled
 from runs.database import TRANSIENT, in_thread
 from runs.errors import LeaseLost
 from runs.eventlog import APPEND, FENCE, LOST, MOST_ENTRIES, OK, REWRITE, encode, expiry_ms, key, merged
@@ -67,6 +67,8 @@ class RunLog:
         """Folds the chunk into the message and sees to it that readers get it. Never waits."""
         self.transcript.fold(chunk)
         self._queue.append(chunk)
+        if len(self._queue) > MOST_ENTRIES:
+            self._anew = True  # a long outage: the whole message is less than all its chunks
         self._idle.clear()
         self._writer.wake(self)
 
@@ -102,18 +104,19 @@ class RunLog:
         return self._batch is None and self._anew
 
     def answered(self, answer: bytes) -> None:
-        """What the script said of the batch on its way."""
+        """What the script said of the batch on its way; no matter to a log that was given up meanwhile."""
         batch = self._batch
-        assert batch is not None
+        if batch is None:
+            return
         self._batch, self._seq = None, batch.last
         if answer == LOST:
             self.lose()
-        elif answer == OK:
+        elif answer != OK:
+            self.begin_anew()
+        elif batch.script is APPEND:
             self._since_start += len(batch.payload)
             if self._since_start > MOST_ENTRIES:
                 self.begin_anew()
-        else:
-            self.begin_anew()
         if not (self._queue or self._anew):
             self._idle.set()
 
@@ -147,7 +150,7 @@ class LogWriter:
     def close(self, log: RunLog) -> None:
         """No more chunks come; what is on its way is still written, within bounds."""
         self._open.discard(log)
-        asyncio.get_running_loop().call_later(LAST_TRIES_SECONDS, self._dirty.pop, log, None)
+        asyncio.get_running_loop().call_later(LAST_TRIES_SECONDS, log.lose)
 
     def wake(self, log: RunLog) -> None:
         self._dirty[log] = None
@@ -156,12 +159,12 @@ class LogWriter:
     async def fence(self, run_id: UUID, attempt: int) -> None:
         """Best effort: without a fence the first batch finds its log forgotten, and proves the lease."""
         try:
-            await self._eval(FENCE, run_id, attempt, expiry_ms())
+            await uncancelled(self._redis.eval(FENCE, 1, key(run_id), attempt, expiry_ms()))
         except REDIS_ERRORS as error:
             logger.warning("fence_failed", run_id=str(run_id), attempt=attempt, error=type(error).__name__)
 
     async def run(self) -> None:
-        """The flushing task. Ends only by cancellation."""
+        """The flushing task. Ends only by cancellation: without it nobody would see any run of this process."""
         back_off = 0.0
         while True:
             await self._awake.wait()
@@ -169,9 +172,9 @@ class LogWriter:
             try:
                 await self._flush()
                 back_off = 0.0
-            except REDIS_ERRORS as error:
-                if not back_off:
-                    logger.warning("log_flush_failed", error=type(error).__name__)
+            except Exception as error:
+                if not back_off:  # once an outage, however long
+                    logger.warning("log_flush_failed", error=type(error).__name__, exc_info=_unexpected(error))
                 back_off = min(max(back_off * 2, 0.05), LONGEST_BACK_OFF)
                 self._awake.set()
             await asyncio.sleep(max(settings.RUN_FLUSH_MS / 1000, back_off))
@@ -194,6 +197,14 @@ class LogWriter:
 
     async def _flush(self) -> None:
         dirty, self._dirty = list(self._dirty), {}
+        try:
+            await self._write(dirty)
+        except Exception:
+            # Nothing that waits to be written is forgotten; a log that has nothing to write does no harm.
+            self._dirty |= dict.fromkeys(dirty)
+            raise
+
+    async def _write(self, dirty: list[RunLog]) -> None:
         batches: list[tuple[RunLog, _Batch]] = []
         for log in dirty:
             if log.must_renew:
@@ -205,24 +216,21 @@ class LogWriter:
         pipeline = self._redis.pipeline(transaction=False)
         for log, batch in batches:
             pipeline.eval(batch.script, 1, key(log.run_id), log.attempt, batch.first, expiry_ms(), *batch.payload)
-        try:
-            answers = await pipeline.execute(raise_on_error=False)
-        except REDIS_ERRORS:
-            self._dirty |= dict.fromkeys(log for log, _ in batches)
-            raise
-        refused = [self._take_answer(log, answer) for (log, _), answer in zip(batches, answers, strict=True)]
-        if any(refused):
-            raise next(filter(None, refused))
+        answers = await pipeline.execute(raise_on_error=False)
+        for (log, _), answer in zip(batches, answers, strict=True):
+            self._take_answer(log, answer)
+        refused = [answer for answer in answers if isinstance(answer, Exception)]
+        if len(refused) == len(batches):
+            raise refused[0]  # it is Redis, and not one log: out of memory, for instance
 
-    def _take_answer(self, log: RunLog, answer: Any) -> Exception | None:
-        """An error for one log, such as out of memory, leaves its batch to be repeated."""
+    def _take_answer(self, log: RunLog, answer: Any) -> None:
+        """An error leaves its batch to be repeated."""
         if isinstance(answer, Exception):
             self.wake(log)
-            return answer
+            return
         log.answered(answer)
         if log.lost:
             self._on_lost(log)
-        return None
 
     def _renew(self, log: RunLog) -> None:
         if log not in self._renewing:
@@ -243,6 +251,7 @@ class LogWriter:
             del self._renewing[log]
         self.wake(log)
 
-    async def _eval(self, script: str, run_id: UUID, *arguments: Any) -> bytes:
-        answer: Any = await self._redis.eval(script, 1, key(run_id), *arguments)
-        return bytes(answer)
+
+def _unexpected(error: Exception) -> Exception | None:
+    """The traceback is worth a line where it is not Redis that is away."""
+    return None if isinstance(error, REDIS_ERRORS) else error

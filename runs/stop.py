@@ -14,9 +14,8 @@ from uuid import UUID
 import structlog
 from django.db import transaction
 
-from runs import eventlog, lifecycle
+from runs import eventlog, journal, lifecycle
 from runs.connections import REDIS_ERRORS, async_client, control
-from runs.ending import ending_chunks, start_chunk
 from runs.failpoints import failpoint
 from runs.models import Run
 
@@ -37,13 +36,13 @@ def request_stop(run_id: UUID, user_id: int | None, source: str) -> lifecycle.St
             transaction.on_commit(partial(_publish, run_id), robust=True)
         elif answer is not None and answer.took_effect:
             transaction.on_commit(partial(_write_end, answer.run), robust=True)
-    failpoint("in_stop_after_row")
     if answer is not None:
         logger.info("stop_requested", run_id=str(run_id), source=source, took_effect=answer.took_effect)
     return answer
 
 
 def _publish(run_id: UUID) -> None:
+    failpoint("in_stop_after_row")
     try:
         control().publish(CHANNEL, json.dumps({"run_id": str(run_id)}))
     except REDIS_ERRORS as error:
@@ -51,8 +50,10 @@ def _publish(run_id: UUID) -> None:
 
 
 def _write_end(run: Run) -> None:
-    eventlog.fence(run.pk, run.attempt)
-    eventlog.write_whole(run.pk, run.attempt, [start_chunk(run), *ending_chunks(run)])
+    """Followers of a run that was pending: what it had recorded in earlier attempts, and its end."""
+    failpoint("in_stop_after_row")
+    transcript = journal.transcript_of(run, journal.recorded_steps(run.pk))
+    eventlog.write_whole(run.pk, run.attempt, journal.closed(run, transcript).chunks)
 
 
 async def listen(name: str, on_stop: Callable[[UUID], None], on_connect: Callable[[], Awaitable[None]]) -> None:

@@ -6,7 +6,8 @@ Source of every rule here: `docs/stream.md`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from uuid import UUID
 
 from agents.chunks import Chunk
@@ -31,6 +32,8 @@ PING_SECONDS = 10.0
 SILENCE_SECONDS = 2.0
 # The row is read, then the log: so often may the row have changed in between.
 TRIES = 5
+# Between two looks whether Redis is back.
+RETRY_SECONDS = 1.0
 
 
 class BrokenOff(Exception):
@@ -39,9 +42,9 @@ class BrokenOff(Exception):
 
 async def events(run_id: UUID, cursor: EntryId | None) -> AsyncIterator[bytes]:
     """The body of the response, frames in handy pieces."""
-    reader = _Reader(run_id, cursor, tail())
-    async for piece in reader.pieces():
-        yield piece
+    async with aclosing(_Reader(run_id, cursor, tail()).pieces()) as pieces:
+        async for piece in pieces:
+            yield piece
 
 
 async def ended(run_id: UUID, seconds: float) -> None:
@@ -57,16 +60,18 @@ async def ended(run_id: UUID, seconds: float) -> None:
 
 class _Reader:
     """One reader's place in one log. `_last` is the entry whose successor comes next, None while only a `start` will
-    do; nothing up to `_floor` is news."""
+    do; nothing up to `_floor` is news. While Redis is away the reader is `_behind`."""
 
     def __init__(self, run_id: UUID, cursor: EntryId | None, log: LogTail) -> None:
         self._run_id = run_id
         self._last = cursor
         self._floor = cursor or BEFORE_ALL
         self._log = log
+        self._has_something = cursor is not None
+        self._behind = False
         self._over = False
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         async with self._log.follow(self._run_id) as feed:
             yield await self._begin()
             while not self._over:
@@ -74,8 +79,25 @@ class _Reader:
             yield DONE
 
     async def _begin(self) -> bytes:
-        caught_up = await self._catch_up() if self._last else None
-        return await self._anew() if caught_up is None else caught_up
+        self._behind = False
+        try:
+            caught_up = await self._catch_up() if self._last else None
+            piece = await self._anew() if caught_up is None else caught_up
+        except REDIS_ERRORS:
+            piece = await self._without_log()
+        self._has_something = True
+        return piece
+
+    async def _without_log(self) -> bytes:
+        """Redis is away. A reader with nothing gets what the journal has; one with something keeps that, as its cursor
+        says. Both begin again when Redis is back."""
+        self._behind = True
+        if self._has_something:
+            return PING
+        run = await in_thread(_row, self._run_id)
+        if run is None:
+            raise BrokenOff
+        return await self._from_row(run)
 
     async def _catch_up(self) -> bytes | None:
         """The suffix after the last entry; None if the log does not have that entry any more, or has a gap."""
@@ -83,10 +105,7 @@ class _Reader:
         while True:
             assert self._last is not None
             here = self._last
-            try:
-                page = await self._log.read(self._run_id, str(here), PAGE)
-            except REDIS_ERRORS:
-                return None
+            page = await self._log.read(self._run_id, str(here), PAGE)
             if not page or page[0].id != here:
                 return None
             self._over = page[0].is_terminal
@@ -106,6 +125,8 @@ class _Reader:
             try:
                 log = await self._log.read(self._run_id, f"{run.attempt}-0")
             except REDIS_ERRORS:
+                if not run.is_terminal:
+                    raise
                 log = []
             if log and log[-1].id.attempt > run.attempt:
                 continue  # the row has changed since
@@ -114,7 +135,7 @@ class _Reader:
                 self._last = self._floor = message[-1].id
                 self._over = message[-1].is_terminal
                 return _frames(message)
-            self._last, self._floor = None, log[-1].id if log else self._floor
+            self._last, self._floor = None, log[-1].id if log else EntryId(run.attempt, 0)
             return await self._from_row(run)
         raise BrokenOff
 
@@ -126,6 +147,9 @@ class _Reader:
         """The next piece, which may be a keep-alive."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
+        if self._behind:
+            await feed.take(RETRY_SECONDS)
+            return await self._begin()
         while True:
             batch = await feed.take(min(PING_SECONDS, SILENCE_SECONDS if feed.ended else PING_SECONDS))
             if feed.overflowed:
@@ -151,7 +175,7 @@ class _Reader:
                 continue
             if not entry.is_start:
                 if self._last is None:
-                    continue  # of an attempt that is over
+                    continue  # what comes before the next `start` is of an attempt that is over
                 if entry.id != (self._last.attempt, self._last.seq + 1):
                     return None
             self._last = self._floor = entry.id

@@ -11,13 +11,12 @@ from django.conf import settings
 from django.db.models import Q
 
 from runs import dispatch, eventlog, journal, lifecycle
-from runs.ending import WORKER_LOST, ending_chunks, stopped
+from runs.ending import WORKER_LOST, stopped
 from runs.errors import LeaseLost
 from runs.failpoints import failpoint
 from runs.lifecycle import Held
 from runs.models import Run, RunQuerySet
 from runs.stop import request_stop
-from runs.transcript import merge
 
 logger = structlog.get_logger(__name__)
 
@@ -50,12 +49,9 @@ def sweep(runs: RunQuerySet | None = None, window_seconds: float | None = None) 
         _each(swept.orphaned, run, _stop_orphan)
     for run in stale.filter(_hopeless()).order_by("heartbeat_at")[:BATCH]:
         _each(swept.ended, run, end)
-    _in_batches(lambda: lifecycle.rescue(stale.exclude(_hopeless()), BATCH), swept.rescued, fenced=True)
-    _in_batches(
-        lambda: lifecycle.send_again(runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS), BATCH),
-        swept.sent,
-        fenced=False,
-    )
+    if _in_batches(lambda: lifecycle.rescue(stale.exclude(_hopeless()), BATCH), swept.rescued):
+        unsent = runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS)
+        _in_batches(lambda: lifecycle.send_again(unsent, BATCH), swept.sent)
     if swept.rescued or swept.ended or swept.sent or swept.orphaned:
         logger.warning(
             "swept",
@@ -72,22 +68,25 @@ def _hopeless() -> Q:
     return Q(stop_requested_at__isnull=False) | Q(lost_attempts__gte=settings.RUN_MAX_ATTEMPTS - 1)
 
 
-def _in_batches(take: Callable[[], list[Held]], taken: list[UUID], *, fenced: bool) -> None:
+def _in_batches(take: Callable[[], list[Held]], taken: list[UUID]) -> bool:
+    """False: Redis is away, and the rest is left to a later sweep."""
     while True:
         batch = take()
         failpoint("in_sweep_between")
         taken += [run_id for run_id, _ in batch]
-        _send_all(batch, fenced=fenced)
+        if not _send_all(batch):
+            return False
         if len(batch) < BATCH:
-            return
+            return True
 
 
-def _send_all(batch: list[Held], *, fenced: bool) -> None:
-    """Stops at the first that Redis does not take: each further one would wait as long, and a later sweep sends what
-    was not sent."""
-    for run_id, attempt in batch:
-        if not ((not fenced or eventlog.fence(run_id, attempt)) and dispatch.send(run_id, attempt)):
-            return
+def _send_all(batch: list[Held]) -> bool:
+    """Stops at the first that Redis does not take: each further one would wait as long."""
+    for position, (run_id, attempt) in enumerate(batch):
+        if not (eventlog.fence(run_id, attempt) and dispatch.send(run_id, attempt)):
+            lifecycle.note_unsent(batch[position:])
+            return False
+    return True
 
 
 def _each(done: list[UUID], run: Run, work: Callable[[Run], bool]) -> None:
@@ -114,21 +113,15 @@ def end(run: Run) -> bool:
         return False
     failpoint("in_sweep_between")
     eventlog.fence(taken.pk, taken.attempt)
-    # Behind the fence nobody adds to it any more. What is read is the log of the attempt that died.
-    transcript = journal.message_of(taken, logged_by=run.attempt)
-    for chunk in list(transcript.sealing()):
-        transcript.fold(chunk)
+    # Behind the fence nobody adds to it any more.
+    transcript = journal.message_of(taken, eventlog.read_last(taken.pk, before=taken.attempt))
     ending = stopped(taken.stop_source) if taken.stop_requested_at else WORKER_LOST
-    closing = list(ending_chunks(taken, ending))
-    whole = [*transcript.replay(), *closing]
-    metadata = transcript.metadata
-    for chunk in closing:
-        merge(metadata, chunk.get("messageMetadata", {}))
+    closed = journal.closed(taken, transcript, ending)
     try:
-        lifecycle.settle(taken, ending, transcript.parts, metadata)
+        lifecycle.settle(taken, ending, closed.parts, closed.metadata)
     except LeaseLost:
         return False
-    eventlog.write_whole(taken.pk, taken.attempt, whole)
+    eventlog.write_whole(taken.pk, taken.attempt, closed.chunks)
     return True
 
 

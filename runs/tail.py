@@ -12,9 +12,9 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from runs.connections import REDIS_ERRORS, async_client
-from runs.database import TRANSIENT, in_thread
-from runs.eventlog import BEFORE_ALL, Entry, EntryId, entries, key
+from runs.connections import REDIS_ERRORS, async_client, uncancelled
+from runs.database import in_thread
+from runs.eventlog import BEFORE_ALL, Entry, entries, key
 from runs.models import Run
 
 logger = structlog.get_logger(__name__)
@@ -72,7 +72,9 @@ class Feed:
 
 @dataclass(slots=True)
 class _Followed:
-    cursor: EntryId
+    """`cursor` is the newest entry in Redis' words, of whatever form."""
+
+    cursor: str
     feeds: set[Feed] = field(default_factory=set)
 
 
@@ -97,34 +99,37 @@ class LogTail:
         if followed is None:
             newest = await self._newest(run_id)
             followed = self._followed.setdefault(run_id, _Followed(newest))
-            followed.feeds.add(feed)
-            await self._wake()
+        is_new = not followed.feeds
         followed.feeds.add(feed)
         try:
+            if is_new:
+                await self._wake()
             yield feed
         finally:
             followed.feeds.discard(feed)
-            if not followed.feeds:
-                self._followed.pop(run_id, None)
+            if not followed.feeds and self._followed.get(run_id) is followed:
+                del self._followed[run_id]
 
     async def read(self, run_id: UUID, start: str, count: int | None = None) -> list[Entry]:
         """The log from that id on, in Redis' notation. Raises REDIS_ERRORS."""
         async with self._reads:
-            reply: Any = await self._reading.xrange(key(run_id), start, "+", count)
+            reply: Any = await uncancelled(self._reading.xrange(key(run_id), start, "+", count))
         return entries(reply)
 
-    async def _newest(self, run_id: UUID) -> EntryId:
+    async def _newest(self, run_id: UUID) -> str:
         try:
             async with self._reads:
-                reply: Any = await self._reading.xrevrange(key(run_id), "+", "-", 1)
+                reply: Any = await uncancelled(self._reading.xrevrange(key(run_id), "+", "-", 1))
         except REDIS_ERRORS:
-            return BEFORE_ALL
-        found = entries(reply)
-        return found[0].id if found else BEFORE_ALL
+            return str(BEFORE_ALL)
+        return reply[0][0].decode() if reply else str(BEFORE_ALL)
 
     async def _wake(self) -> None:
         """The blocking read does not know the new log yet; an entry in a log of its own ends it."""
         self._somebody.set()
+        await uncancelled(self._ring())
+
+    async def _ring(self) -> None:
         try:
             async with self._reads, self._reading.pipeline(transaction=False) as pipeline:
                 pipeline.xadd(self._wake_key, {"w": "1"}, maxlen=1, approximate=False)
@@ -140,7 +145,8 @@ class LogTail:
             try:
                 awake = await self._follow_once(awake)
                 back_off = FIRST_BACK_OFF
-            except REDIS_ERRORS as error:
+            except Exception as error:
+                # Whatever it was: without this task every reader of the process is blind.
                 if back_off == FIRST_BACK_OFF:  # once an outage, however long
                     logger.warning("tail_down", error=type(error).__name__)
                 await asyncio.sleep(back_off)
@@ -149,7 +155,7 @@ class LogTail:
                 self._somebody.clear()
 
     async def _follow_once(self, awake: bytes) -> bytes:
-        wanted: dict[Any, Any] = {key(run_id): str(one.cursor) for run_id, one in self._followed.items()}
+        wanted: dict[Any, Any] = {key(run_id): one.cursor for run_id, one in self._followed.items()}
         wanted[self._wake_key] = awake
         reply: Any = await self._following.xread(wanted, count=PAGE, block=int(BLOCK_SECONDS * 1000))
         now = asyncio.get_running_loop().time()
@@ -158,17 +164,18 @@ class LogTail:
             if name == self._wake_key:
                 awake = batch[-1][0]
             else:
-                self._deliver(UUID(name.split(":")[1]), entries(batch), now)
+                self._deliver(UUID(name.split(":")[1]), batch, now)
         # Reading many logs costs much a time and little an entry: let some more of them come together.
         await asyncio.sleep(min(len(wanted) * 0.0001, 0.01))
         return awake
 
-    def _deliver(self, run_id: UUID, batch: list[Entry], now: float) -> None:
+    def _deliver(self, run_id: UUID, batch: Any, now: float) -> None:
         followed = self._followed.get(run_id)
         if followed and batch:
-            followed.cursor = max(followed.cursor, batch[-1].id)
+            followed.cursor = batch[-1][0].decode()
+            ours = entries(batch)
             for feed in followed.feeds:
-                feed.put(batch, now)
+                feed.put(ours, now)
 
     async def _watch_rows(self) -> None:
         """Tells silent readers whose run is over: its worker may have died between the row and the last chunk."""
@@ -181,7 +188,8 @@ class LogTail:
                 continue
             try:
                 active = await in_thread(_active, {feed.run_id for feed in silent})
-            except TRANSIENT:
+            except Exception as error:
+                logger.warning("row_watch_failed", error=type(error).__name__)
                 continue
             for feed in silent:
                 if feed.run_id not in active:

@@ -28,7 +28,7 @@ from chat.api.strict import NoFields
 from chat.export import export
 from chat.models import Chat, Message
 from chat.serializers import ExportQuery, MessageOut, MessageQuery
-from runs import dispatch, journal, stop, stream, sweep
+from runs import dispatch, eventlog, journal, stop, stream, sweep
 from runs.database import in_thread
 from runs.errors import RunAlreadyActive, RunIdTaken
 from runs.models import Run
@@ -101,7 +101,7 @@ def _with_live_parts(message: Message) -> Message:
     run: Run | None = getattr(message, "run", None)
     message.run_id = run.pk if run else None  # type: ignore[attr-defined]
     if run and message.status == Message.Status.STREAMING:
-        now = journal.message_of(run)
+        now = journal.message_of(run, eventlog.read(run.pk, run.attempt))
         message.parts, message.metadata = now.parts, now.metadata
     return message
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 import uvloop
 from django.conf import settings
-from django.db import Error, connection
+from django.db import connection
 
 from agents.llm import ModelClient
 from runs import dispatch, lifecycle, stop
@@ -107,6 +107,9 @@ class Worker:
         if (run_id, attempt) in self._live:
             logger.info("claim_lost", run_id=str(run_id), attempt=attempt)  # the same message twice
             return
+        if self._closing:  # meanwhile
+            await in_thread(dispatch.send, run_id, attempt)
+            return
         assert self._writer is not None
         # Known before the claim, so that no stop falls between the two.
         execution = self._live[run_id, attempt] = Execution(run_id, attempt, self.name, self._writer, self._client)
@@ -127,12 +130,15 @@ class Worker:
     async def _reconcile(self, run_ids: list[UUID] | None = None) -> None:
         """Asks the rows which of these runs, or of all live ones, somebody wants stopped."""
         run_ids = [run_id for run_id, _ in self._live] if run_ids is None else run_ids
-        for run_id, attempt, source in await in_thread(_stop_requests, run_ids):
+        stopping, gone = await in_thread(_stopping_and_gone, run_ids)
+        for run_id, attempt, source in stopping:
             self._interrupt((run_id, attempt), Interrupt.STOP, source)
+        for held in [held for held in self._live if held[0] in gone]:
+            self._interrupt(held, Interrupt.LEASE_LOST)
 
     def _interrupt(self, held: Held, reason: Interrupt, source: str = "") -> None:
         execution = self._live.get(held)
-        if execution and execution.is_claimed:
+        if execution:
             logger.info("run_interrupted", run_id=str(held[0]), attempt=held[1], reason=reason.value)
             execution.interrupt(reason, source)
 
@@ -149,24 +155,27 @@ class Worker:
 
     def _beat_for_ever(self) -> None:
         interval = settings.RUN_HEARTBEAT_SECONDS
-        pause, failing = interval, False
+        pause, failing, stuck = interval, False, False
         while not self._ended.wait(pause):
-            if time.monotonic() - self._loop_turned_at > settings.RUN_STALE_SECONDS:
-                # Nothing of what this process holds moves any more: let others have it.
-                logger.error("loop_stuck", runs=len(self._live))
-                pause = interval
+            # Stuck is what is stuck twice: a process that was frozen as a whole sees its loop turn again at once.
+            was_stuck, stuck = stuck, time.monotonic() - self._loop_turned_at > settings.RUN_STALE_SECONDS
+            if stuck:
+                pause = min(interval, LONGEST_PAUSE_AFTER_FAILURE)
+                if was_stuck:
+                    # Nothing of what this process holds moves any more: let others have it.
+                    logger.error("loop_stuck", runs=len(self._live))
+                    pause = interval
                 continue
             try:
                 self._beat()
                 witness.reached()
                 pause, failing = interval, False
-            except Error as error:
+            except Exception as error:
                 witness.missed()
                 connection.close()
                 if not failing:  # once an outage, however long
                     logger.warning("heartbeat_failed", runs=len(self._live), error=type(error).__name__)
-                failing = True
-                pause = min(interval, LONGEST_PAUSE_AFTER_FAILURE)
+                pause, failing = min(interval, LONGEST_PAUSE_AFTER_FAILURE), True
         connection.close()
 
     def _beat(self) -> None:
@@ -182,9 +191,14 @@ class Worker:
             self._spawn(self._writer.check())
 
 
-def _stop_requests(run_ids: list[UUID]) -> list[tuple[UUID, int, str]]:
-    asked = Run.objects.filter(pk__in=run_ids, status=Run.Status.RUNNING, stop_requested_at__isnull=False)
-    return list(asked.values_list("pk", "attempt", "stop_source"))
+def _stopping_and_gone(run_ids: list[UUID]) -> tuple[list[tuple[UUID, int, str]], set[UUID]]:
+    """The running ones that somebody wants stopped, as (run id, attempt, source); and those that were deleted."""
+    rows = list(
+        Run.objects.filter(pk__in=run_ids).values("pk", "attempt", "status", "stop_requested_at", "stop_source")
+    )
+    stopping = [row for row in rows if row["status"] == Run.Status.RUNNING and row["stop_requested_at"]]
+    found = [(row["pk"], row["attempt"], row["stop_source"]) for row in stopping]
+    return found, set(run_ids) - {row["pk"] for row in rows}
 
 
 _current: Worker | None = None

@@ -36,7 +36,7 @@ class Model:
         self.open += 1
         try:
             for item in self.scripts.pop(0):
-                if isinstance(item, Exception):
+                if isinstance(item, BaseException):
                     raise item
                 if item is WAIT:
                     self.reached.set()

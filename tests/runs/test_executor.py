@@ -1,7 +1,9 @@
 """One attempt in a real worker process's shape: how each way a run can end leaves row, message and log."""
 
+import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -278,3 +280,63 @@ def test_a_chat_goes_on_after_a_run_that_ended_badly(
     # the half-open call was settled for the reader, and the provider sees it answered
     (question, call, result, again) = model.requests[-1].messages[1:]
     assert [question["role"], call["role"], result["role"], again["role"]] == ["user", "assistant", "tool", "user"]
+
+
+def test_a_stop_between_two_attempts_keeps_what_was_recorded(worker: Worker, model: Model, run: Run) -> None:
+    # given a run with a recorded step and its tool's outcome, handed over and not claimed again yet
+    call = CallPiece(0, "calculate", '{"expression": "6*7"}')
+    model.will([Said("text", "let me see"), call, CALLS], [Said("text", "for"), WAIT])
+    thread = begin(worker, run)
+    assert model.reached.wait(5)
+    worker.close()
+    ended(thread, 2)
+    # when it is stopped while it is pending
+    stop.request_stop(run.pk, None, "user")
+    # then message and log have the step, with its outcome
+    audit(run)
+    assert run.message is not None
+    assert [part.get("output") for part in run.message.parts if part["type"] == "tool-calculate"] == ["42"]
+    assert text(run) == "let me see"
+
+
+def test_a_shutdown_that_overtakes_a_run_on_its_way_in_sends_it_on(
+    worker: Worker, model: Model, run: Run, sent: list[Any]
+) -> None:
+    # given a loop too busy to take the run in before the shutdown begins
+    worker._loop.call_soon_threadsafe(time.sleep, 0.3)
+    thread = begin(worker, run)
+    time.sleep(0.1)
+    worker.close()
+    ended(thread, 3)
+    run.refresh_from_db()
+    assert run.status == "pending"
+    assert sent[-1][0] == run.pk
+
+
+def test_a_cancel_that_nobody_asked_for_is_no_stop(worker: Worker, model: Model, run: Run) -> None:
+    model.will([Said("text", "half"), asyncio.CancelledError()])
+    worker.execute(run.pk, 1)
+    assert (audit(run).status, run.end_reason) == ("failed", "internal_error")
+
+
+def test_a_stop_that_lands_while_an_outcome_is_recorded_does_not_hide_it(
+    worker: Worker, model: Model, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = threading.Event()
+    record = lifecycle.record_outcome
+
+    def slow(*args: Any) -> None:
+        recording.set()
+        time.sleep(0.3)
+        record(*args)
+
+    monkeypatch.setattr(lifecycle, "record_outcome", slow)
+    model.will([CallPiece(0, "calculate", '{"expression": "6*7"}'), CALLS], says("unheard"))
+    thread = begin(worker, run)
+    assert recording.wait(5)
+    stop.request_stop(run.pk, None, "user")
+    ended(thread)
+    audit(run)
+    assert run.message is not None
+    assert [part.get("output") for part in run.message.parts if part["type"] == "tool-calculate"] == ["42"]
+    assert run.message.metadata["usage"]["inputTokens"] == run.input_tokens == 3

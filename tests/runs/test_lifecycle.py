@@ -47,7 +47,7 @@ VERBS: dict[str, tuple[Callable[[Run], Any], set[str]]] = {
     "rescue": (lambda run: lifecycle.rescue(Run.objects.filter(pk=run.pk), 10), {"running"}),
     "take_over": (lambda run: lifecycle.take_over(run, "sweep"), {"running"}),
     "send_again": (lambda run: lifecycle.send_again(Run.objects.filter(pk=run.pk), 10), {"pending"}),
-    "note_unsent": (lambda run: lifecycle.note_unsent(run.pk, run.attempt), {"pending"}),
+    "note_unsent": (lambda run: lifecycle.note_unsent([(run.pk, run.attempt)]), {"pending"}),
     "beat": (lambda run: lifecycle.beat([(run.pk, run.attempt)]), {"running"}),
 }
 

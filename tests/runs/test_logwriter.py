@@ -173,6 +173,20 @@ async def test_a_writer_behind_a_newer_fence_writes_nothing_more(
     assert lost == [log]
 
 
+async def test_a_log_that_is_given_up_with_a_batch_on_its_way_leaves_the_others_alone(
+    writer: LogWriter, run: Run, redis: Any
+) -> None:
+    other_run = await in_thread(run_in, "running")
+    given_up = await opened(writer, run)
+    async with asyncio.timeout(2):
+        while given_up._batch is None:
+            await asyncio.sleep(0)
+    given_up.lose()
+    other = await opened(writer, other_run)
+    assert await other.flushed(2)
+    assert message(redis, other_run) == other.transcript.parts
+
+
 async def test_a_writer_without_its_lease_does_not_write_into_an_empty_redis(
     writer: LogWriter, run: Run, redis: Any, lost: list[RunLog]
 ) -> None:

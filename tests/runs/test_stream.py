@@ -314,3 +314,62 @@ async def test_waiting_ends_with_the_run_or_with_the_time(run: Run, writing: Wri
     await writing.settle()
     await asyncio.wait_for(waiting, 1)
     await asyncio.wait_for(stream.ended(run.pk, 30), 1)
+
+
+async def test_readers_across_an_outage_of_redis_are_whole(
+    run: Run, writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a reader with a cursor, one with nothing, and a Redis whose reads fail while its other connections live
+    monkeypatch.setattr(stream, "RETRY_SECONDS", 0.05)
+    await writing.say("one ")
+    returning = Reader(run)
+    task = await joined(returning)
+    task.cancel()
+    read, away = tail.LogTail.read, True
+
+    async def failing(self: tail.LogTail, *args: Any) -> Any:
+        if away:
+            raise ConnectionError
+        return await read(self, *args)
+
+    monkeypatch.setattr(tail.LogTail, "read", failing)
+    fresh = Reader(run)
+    tasks = [asyncio.create_task(reader.read()) for reader in (returning, fresh)]
+    await asyncio.sleep(0.1)
+    await writing.say("two ")
+    await asyncio.sleep(0.1)
+    # the one with a cursor was told nothing that its cursor does not say
+    assert [chunk["type"] for chunk in returning.chunks].count("start") == 1
+    # when Redis reads again, which lost nothing
+    away = False
+    await writing.say("three")
+    await writing.settle()
+    await asyncio.wait_for(asyncio.gather(*tasks), 5)
+    for reader in (returning, fresh):
+        await assert_whole(reader)
+    assert returning.starts == 1
+
+
+async def test_a_reader_that_leaves_is_forgotten(run: Run, writing: Writing) -> None:
+    for wait in (0.0, 0.001, 0.005, 0.05):
+        task = asyncio.create_task(Reader(run).read())
+        await asyncio.sleep(wait)
+        task.cancel()
+        await asyncio.wait({task})
+    await asyncio.sleep(0.05)
+    assert tail.tail()._followed == {}
+
+
+async def test_a_cursor_of_a_later_attempt_follows_the_live_one() -> None:
+    run = await in_thread(RunFactory)
+    task = await joined(reader := Reader(run, EntryId(9, 9)))
+    claimed = await in_thread(lifecycle.claim, run.pk, 1, run.pk, "w")
+    assert claimed is not None
+    writer = LogWriter(lambda _: None)
+    flushing = asyncio.create_task(writer.run())
+    writing = await Writing(claimed, writer).begin()
+    await writing.say("heard")
+    await writing.settle()
+    await asyncio.wait_for(task, 5)
+    await assert_whole(reader)
+    flushing.cancel()

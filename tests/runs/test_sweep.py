@@ -10,6 +10,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from agents import chunks
 from runs import eventlog, journal, lifecycle, sweep
+from runs.ending import start_chunk
 from runs.models import Run
 from runs.witness import Witness
 from tests.factories import RunFactory, StepFactory, run_in
@@ -79,6 +80,34 @@ def test_a_run_that_is_given_up_keeps_what_it_had_said(settings: Settings) -> No
     assert run.error
 
 
+def test_a_sweep_that_died_between_taking_and_settling_loses_no_text(settings: Settings) -> None:
+    settings.RUN_MAX_ATTEMPTS = 1
+    run = silent(31)
+    half = [
+        start_chunk(run),
+        chunks.start_step(),
+        chunks.opened("text", "text-0-0"),
+        chunks.delta("text", "text-0-0", "half"),
+    ]
+    eventlog.write_whole(run.pk, 1, half)
+    taken = lifecycle.take_over(run, "sweep")
+    assert taken is not None
+    eventlog.fence(run.pk, taken.attempt)
+    Run.objects.filter(pk=run.pk).update(heartbeat_at=Now() - timedelta(seconds=31))
+    sweep.sweep(window_seconds=30)
+    audit(run)
+    assert text(run) == "half"
+
+
+def test_a_broker_that_is_back_is_sent_to_at_the_next_sweep(monkeypatch: pytest.MonkeyPatch, sent: list[Any]) -> None:
+    run = RunFactory(send_count=5)
+    Run.objects.filter(pk=run.pk).update(sent_at=Now() - timedelta(hours=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.dispatch, "send", lambda *_: False)
+        sweep.sweep()
+    assert sweep.sweep().sent == [run.pk]
+
+
 def test_a_silent_run_that_was_to_stop_is_stopped() -> None:
     run = silent(31)
     lifecycle.request_stop(run.pk, None, "user")
@@ -139,6 +168,21 @@ def test_a_broker_that_hangs_holds_a_sweep_up_once(monkeypatch: pytest.MonkeyPat
     runs = {silent(31).pk for _ in range(5)}
     assert set(sweep.sweep(window_seconds=30).rescued) == runs
     assert len(tries) == 1
+
+
+def test_a_process_that_was_frozen_does_not_judge(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    settings.RUN_STALE_SECONDS = 30.0
+    now = 1000.0
+    monkeypatch.setattr("runs.witness.time.monotonic", lambda: now)
+    witness = Witness()
+    for _ in range(10):
+        witness.reached()
+        now += 5.0
+    assert witness.can_judge(30.0)
+    now += 40.0  # it was frozen, and who knows who else
+    assert not witness.can_judge(30.0)
+    witness.reached()
+    assert not witness.can_judge(30.0)
 
 
 def test_a_process_judges_after_a_whole_window_of_seeing_the_database() -> None:
