@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from chat.access import ChatQuerySet
 from chat.api.doors import Door
 from chat.api.errors import ApiError
+from chat.api.schema import page_of
 from chat.models import Chat, Membership, Workspace
 from chat.serializers import ChatChange, ChatCreate, ChatOut, ChatQuery, MeOut
 
@@ -47,7 +48,7 @@ class ChatDoor(Door):
 class ChatList(ChatDoor):
     query_class = ChatQuery
 
-    @extend_schema(parameters=[ChatQuery], responses=ChatOut(many=True), operation_id="chats_list")
+    @extend_schema(parameters=[ChatQuery], responses=page_of(ChatOut), operation_id="chats_list")
     def get(self, request: Request) -> Response:
         chats = self.chats()
         if words := self.query.get("q"):
@@ -59,9 +60,10 @@ class ChatList(ChatDoor):
         body = self.body(request, ChatCreate)
         workspace = self._workspace(body.get("workspace"))
         fields: dict[str, Any] = {"pk": body["id"]} if "id" in body else {}
+        fields["created_by_id"] = request.user.pk
         try:
             with transaction.atomic():
-                chat = Chat(workspace=workspace, created_by_id=request.user.pk, title=body.get("title", ""), **fields)
+                chat = Chat(workspace=workspace, title=body.get("title", ""), **fields)
                 chat.save(force_insert=True)
         except IntegrityError as error:
             if "id" in body and Chat.objects.filter(pk=body["id"]).exists():
@@ -99,9 +101,12 @@ class ChatDetail(ChatDoor):
     @extend_schema(responses={204: None}, operation_id="chats_delete")
     def delete(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
-        self.before_delete(found)
-        found.delete()
+        with transaction.atomic():
+            # Whoever begins or ends a turn locks the chat first too, so nothing is added to it while it goes.
+            Chat.objects.select_for_update().filter(pk=found.pk).values_list("pk").first()
+            self.before_delete(found)
+            found.delete()
         return Response(status=204)
 
     def before_delete(self, chat: Chat) -> None:
-        """What has to end before the chat does."""
+        """What has to end before the chat does; the chat is locked."""

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import include, path, re_path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 from rest_framework.request import Request
 
 from chat.api.doors import Door
@@ -28,10 +28,10 @@ class Nowhere(Door):
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
-    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("api/schema", SpectacularJSONAPIView.as_view(), name="schema"),
+    path("api/docs", SpectacularSwaggerSplitView.as_view(template_name="chat/docs.html"), name="docs"),
     path("api/", include("runs.urls")),
-    re_path("^api(/.*)?$", Nowhere.as_view()),
+    re_path(r"^api(?:/|\Z)", Nowhere.as_view()),
     path("admin/", admin.site.urls),
     path("", include("chat.pages")),
 ]

@@ -1,5 +1,7 @@
 """Who is asking: a program with a token, or a browser with its session."""
 
+from typing import Any
+
 from knox.auth import TokenAuthentication as KnoxTokenAuthentication
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
@@ -9,6 +11,11 @@ from chat.api.errors import ApiError
 
 class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     """`Authorization: Token <key>`."""
+
+    def authenticate_credentials(self, token: bytes) -> Any:
+        if not token.isalnum():
+            raise exceptions.AuthenticationFailed("Invalid token.")
+        return super().authenticate_credentials(token)
 
 
 class SessionAuthentication(authentication.SessionAuthentication):

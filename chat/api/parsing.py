@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from rest_framework import exceptions, negotiation, parsers
@@ -9,7 +10,9 @@ from rest_framework.request import Request
 
 DEEPEST_JSON = 50
 # Possessive, and a string may lack its end: each byte is looked at once, whatever the body is.
-_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_ALL_ELSE = bytes(set(range(256)) - set(_LEVELS))
 
 
 class AnyAccept(negotiation.BaseContentNegotiation):
@@ -33,7 +36,7 @@ class JSONParser(parsers.BaseParser):
         if charset and charset[1].lower() not in ("utf-8", "utf8"):
             raise exceptions.UnsupportedMediaType(media_type or "")
         raw = stream.read()
-        if _depth_exceeds(raw, DEEPEST_JSON):
+        if _depth(raw) > DEEPEST_JSON:
             raise exceptions.ParseError("nested too deeply")
         try:
             return json.loads(raw.decode(), parse_constant=_refuse, object_pairs_hook=_unique)
@@ -41,20 +44,9 @@ class JSONParser(parsers.BaseParser):
             raise exceptions.ParseError(str(error)) from error
 
 
-def _depth_exceeds(raw: bytes, most: int) -> bool:
-    """Brackets inside of strings count too, which only texts of nothing but brackets could notice."""
-    if raw.count(b"[") + raw.count(b"{") <= most:
-        return False
-    depth = 0
-    for match in _TOKENS.finditer(raw):
-        token = match[0]
-        if token in (b"[", b"{"):
-            depth += 1
-            if depth > most:
-                return True
-        elif token in (b"]", b"}"):
-            depth -= 1
-    return False
+def _depth(raw: bytes) -> int:
+    brackets = _STRINGS.sub(b"", raw).translate(None, _ALL_ELSE)
+    return max(accumulate(map(_LEVELS.__getitem__, brackets)), default=0)
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -65,4 +57,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a name stands twice in one object")
+    "".join(result).encode()  # raises for half a surrogate pair: nobody could be told the name
     return result

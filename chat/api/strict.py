@@ -24,6 +24,16 @@ class TextField(serializers.CharField):
         return text
 
 
+class CursorField(serializers.CharField):
+    """Whatever was sent: what is no cursor is refused with a code of its own, by who looks into it."""
+
+    def __init__(self) -> None:
+        super().__init__(required=False, allow_blank=True, trim_whitespace=False)
+
+    def run_validators(self, value: Any) -> None:
+        pass
+
+
 def _shows_anything(text: str) -> bool:
     return any(unicodedata.category(character)[0] not in "ZC" for character in text)
 
@@ -31,14 +41,35 @@ def _shows_anything(text: str) -> bool:
 class IdField(serializers.UUIDField):
     """A UUID in its canonical form only; neither the nil nor the max one identifies anything."""
 
+    default_error_messages = {"invalid": "This is not a UUID in its canonical form."}
     _form = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
     def to_internal_value(self, data: Any) -> UUID:
-        if not isinstance(data, str) or not self._form.fullmatch(data) or set(data.lower()) <= {"-", "0"}:
-            self.fail("invalid", value=data if isinstance(data, str) else "")
+        if not isinstance(data, str) or not self._form.fullmatch(data):
+            self.fail("invalid")
         value: UUID = super().to_internal_value(data)
-        if value.int == 2**128 - 1:
-            self.fail("invalid", value=data)
+        if value.int in (0, 2**128 - 1):
+            self.fail("invalid")
+        return value
+
+
+class WholeNumberField(serializers.IntegerField):
+    """In a query: decimal digits, and nothing else that int() takes for a number."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not re.fullmatch("0|[1-9][0-9]*", data):
+            self.fail("invalid")
+        value: int = super().to_internal_value(data)
+        return value
+
+
+class NumberField(serializers.FloatField):
+    """In a query: decimal digits with or without a fraction, and nothing else that float() takes for a number."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if not re.fullmatch(r"(0|[1-9][0-9]*)(\.[0-9]+)?", data):
+            self.fail("invalid")
+        value: float = super().to_internal_value(data)
         return value
 
 

@@ -1,0 +1,45 @@
+"""A person with a chat, and that person's ways to ask."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from chat.models import Chat
+from tests.api.callers import Api, by_session, by_token
+from tests.factories import ChatFactory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_stays_connected(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Threads that served streams keep their connections, and the database of the tests could not be dropped."""
+    yield
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    connection.close()
+
+
+@pytest.fixture
+def chat() -> Chat:
+    return ChatFactory(title="mine")
+
+
+@pytest.fixture
+def person(chat: Chat) -> Any:
+    return chat.created_by
+
+
+@pytest.fixture
+def api(person: Any) -> Api:
+    """As a browser: by session."""
+    return by_session(person)
+
+
+@pytest.fixture
+def program(person: Any) -> Api:
+    """As a program: by token."""
+    return by_token(person)
