@@ -7,7 +7,6 @@ import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -59,7 +58,8 @@ def start_run(start: Start) -> tuple[Run, bool]:
         with transaction.atomic():
             failpoint("before_insert")
             run = _insert(start)
-            transaction.on_commit(partial(_send_first, run), robust=True)
+            # No partial: Django reports what failed by its __qualname__, and fails itself where there is none.
+            transaction.on_commit(lambda: _send_first(run), robust=True)
     except IntegrityError as error:
         return _refused(start, error)
     logger.info("run_created", run_id=str(run.pk), chat_id=str(run.chat_id), model=run.model)

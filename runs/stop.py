@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from functools import partial
 from uuid import UUID
 
 import structlog
@@ -33,9 +32,10 @@ def request_stop(run_id: UUID, user_id: int | None, source: str) -> lifecycle.St
     with transaction.atomic():
         answer = lifecycle.request_stop(run_id, user_id, source)
         if answer is not None and not answer.run.is_terminal:
-            transaction.on_commit(partial(_publish, run_id), robust=True)
+            transaction.on_commit(lambda: _publish(run_id), robust=True)
         elif answer is not None and answer.took_effect:
-            transaction.on_commit(partial(_write_end, answer.run), robust=True)
+            ended = answer.run
+            transaction.on_commit(lambda: _write_end(ended), robust=True)
     if answer is not None:
         logger.info("stop_requested", run_id=str(run_id), source=source, took_effect=answer.took_effect)
     return answer
