@@ -7,7 +7,7 @@ silence (measured: a PUBLISH took 58.7 s with its defaults, 1.0 s like this).
 import asyncio
 from collections.abc import Awaitable
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
@@ -40,10 +40,20 @@ async def uncancelled(command: Awaitable[T]) -> T:
     return await asyncio.shield(asyncio.ensure_future(command))
 
 
+class _Connection(redis.asyncio.Connection):
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """uvloop refuses to write to a connection that was reset, with an error that is none of Redis' own."""
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise redis.ConnectionError(str(error)) from error
+
+
 def async_client(timeout: float) -> redis.asyncio.Redis:
     """For one event loop; `timeout` in seconds bounds each read, a blocking command included."""
     return redis.asyncio.Redis.from_url(
         settings.REDIS_URL,
+        connection_class=_Connection,
         socket_timeout=timeout,
         socket_connect_timeout=2.0,
         retry=AsyncRetry(NoBackoff(), 0),

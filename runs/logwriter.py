@@ -231,6 +231,8 @@ class LogWriter:
         log.answered(answer)
         if log.lost:
             self._on_lost(log)
+        elif not log.is_idle:
+            self.wake(log)  # what was said while this batch was repeated: nobody else may ever speak again
 
     def _renew(self, log: RunLog) -> None:
         if log not in self._renewing:

@@ -228,6 +228,22 @@ async def test_what_was_said_while_redis_refused_comes_when_it_takes_it(
     assert message(redis, run) == log.transcript.parts
 
 
+async def test_what_was_said_behind_a_refused_batch_is_written_without_another_word(
+    writer: LogWriter, run: Run, redis: Any
+) -> None:
+    log = await opened(writer, run)
+    assert await log.flushed(2)
+    redis.config_set("maxmemory", "1")
+    try:
+        say(log, "refused ")
+        assert not await log.flushed(0.3)
+        say(log, "and the end")
+    finally:
+        redis.config_set("maxmemory", "0")
+    assert await log.flushed(3)
+    assert message(redis, run) == log.transcript.parts
+
+
 async def test_the_fence_of_an_older_attempt_does_not_follow_a_newer_one(run: Run, redis: Any) -> None:
     run_id = uuid4()
     for attempt in (1, 3, 2, 3):
