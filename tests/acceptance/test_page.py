@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from agents.demo.scripts import token
 from tests.acceptance.client import Client
@@ -38,7 +38,8 @@ def log_in(browser: Browser, cluster: Cluster, account: Account, path: str = "/"
     page.fill("#id_username", account.username)
     page.fill("#id_password", account.password)
     page.click("button[type=submit]")
-    page.wait_for_selector("textarea")
+    # The page's script has arrived when it has put the cursor into the box.
+    page.wait_for_selector("textarea:focus")
     return page
 
 
@@ -85,6 +86,20 @@ def test_a_reload_in_mid_run_goes_on_and_a_stop_is_shown_as_one(
     # and the chat goes on
     say(page, f"script:text tokens:3 key:{new_key()}")
     expect(page.locator("main")).to_contain_text("tokens in")
+
+
+def test_what_is_typed_before_the_script_has_arrived_is_kept(
+    browser: Browser, cluster: Cluster, account: Account
+) -> None:
+    page = log_in(browser, cluster, account)
+    with page.expect_request("**/page*.js"):
+        held: list[Route] = []
+        page.route("**/page*.js", lambda route: held.append(route))
+        page.reload(wait_until="commit")
+    page.fill("textarea", "typed early")
+    held[0].continue_()
+    page.wait_for_selector("textarea:focus")
+    expect(page.locator("textarea")).to_have_value("typed early")
 
 
 def test_what_a_model_writes_makes_the_page_do_nothing(browser: Browser, cluster: Cluster, account: Account) -> None:

@@ -101,6 +101,8 @@ def test_only_one_supervisor_holds_the_roster(tmp_path: Path) -> None:
 
 def test_a_successor_ends_the_children_of_a_killed_supervisor(cradle: Cradle, tmp_path: Path) -> None:
     left = cradle(POLITE)
+    # Between two programs, in the middle of exec, a process has no command for a moment.
+    wait_for(left, partial(left.has_said, "up"), 10)
     killed = Roster(tmp_path / "roster")
     killed.add(left)
     killed.close()
@@ -113,6 +115,7 @@ def test_a_successor_ends_the_children_of_a_killed_supervisor(cradle: Cradle, tm
 
 def test_a_pid_that_was_given_out_again_is_left_alone(cradle: Cradle, tmp_path: Path) -> None:
     stranger = cradle(POLITE)
+    wait_for(stranger, partial(stranger.has_said, "up"), 10)
     roster = Roster(tmp_path / "roster")
     listed = Child("listed", [sys.executable, "-c", "something else"], stranger.log)
     listed._process = stranger._process

@@ -24,8 +24,10 @@ export class Composer {
 
   // Survives a reload and the way over the login page, and nothing else: it is this tab's.
   openDraft(chatId) {
+    // The box can be written in before this script has arrived.
+    const typed = this.draftKey === undefined ? this.text : "";
     this.draftKey = this.keyOf(chatId);
-    this.setText(sessionStorage.getItem(this.draftKey) ?? "");
+    this.setText(typed || (sessionStorage.getItem(this.draftKey) ?? ""));
   }
 
   // The chat it was written for came into being, or went away.
