@@ -38,12 +38,13 @@ def _have_a_name_of_its_own(instance: Any, **_: Any) -> None:
 @signals.celeryd_after_setup.connect
 def _become_worker(sender: str, instance: Any, **_: Any) -> None:
     """Before the first message is taken: the model client is loaded, the loop and the heartbeat run."""
-    from agents import llm
+    from agents.clients import ModelClients
     from runs import worker
 
+    clients = ModelClients(litellm_for_all=settings.AGENT_CLIENT == "litellm")
     if "runs" in instance.app.amqp.queues.consume_from:
-        llm.load()
-    worker.start(sender, llm.stream)
+        clients.load([settings.AGENT_MODEL, *settings.AGENT_MODELS], settings.AGENT_API_BASE)
+    worker.start(sender, clients)
 
 
 @signals.worker_shutting_down.connect

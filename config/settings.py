@@ -206,6 +206,9 @@ if RUN_TIMEOUT_SECONDS < RUN_STALE_SECONDS:
 AGENT_MODEL = env.str("AGENT_MODEL", "openai/demo")
 AGENT_MODELS = env.list("AGENT_MODELS", default=[AGENT_MODEL])
 AGENT_API_BASE = env.str("AGENT_API_BASE", "") or None
+AGENT_CLIENT = env.str("AGENT_CLIENT", "own")
+if AGENT_CLIENT not in ("own", "litellm"):
+    raise ImproperlyConfigured(f"AGENT_CLIENT must be own or litellm, not {AGENT_CLIENT}.")
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_RESULT_BACKEND = None

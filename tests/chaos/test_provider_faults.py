@@ -3,7 +3,6 @@
 import httpx
 import pytest
 
-from agents.llm import ModelError, ModelRequest, stream
 from agents.loop import LONGEST_ARGUMENTS, MOST_CALLS, RETRY_PAUSES
 from tests.acceptance.audit import audit, calls, new_key
 from tests.acceptance.client import Client, Json
@@ -99,14 +98,6 @@ def test_a_provider_that_refuses_connections_is_tried_again_until_it_listens(
     proxied.to_model.pass_on()
     assert audit(proxied, person, run, key, reader, expected_calls=1)["status"] == "succeeded"
     assert {retry["reason"] for retry in retries(reader)} <= {"connection", "provider_error"}
-
-
-async def test_a_name_that_does_not_resolve_is_an_error_that_may_pass() -> None:
-    request = ModelRequest("openai/demo", [{"role": "user", "content": "-"}], (), "http://provider.invalid/v1")
-    with pytest.raises(ModelError) as caught:
-        async for _ in stream(request):
-            pass
-    assert caught.value.transient
 
 
 @pytest.mark.parametrize("script", ["no_headers", "hang"])
