@@ -211,6 +211,7 @@ if AGENT_CLIENT not in ("own", "litellm"):
     raise ImproperlyConfigured(f"AGENT_CLIENT must be own or litellm, not {AGENT_CLIENT}.")
 
 CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_TRANSPORT = "config.broker:Transport"
 CELERY_RESULT_BACKEND = None
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
