@@ -11,13 +11,16 @@ from config import services
 
 atexit.register(services.stop, services.ensure())
 
+import django  # noqa: E402
 from django.conf import settings  # noqa: E402
-from django.core.asgi import get_asgi_application  # noqa: E402
+
+django.setup(set_prefix=False)
 
 from config.bodies import BodyLimit  # noqa: E402
+from config.handler import Handler  # noqa: E402
 
-django: Any = get_asgi_application()
-application = BodyLimit(django, 6 * settings.MESSAGE_MAX_BYTES + 64 * 1024)
+handler: Any = Handler()
+application = BodyLimit(handler, 6 * settings.MESSAGE_MAX_BYTES + 64 * 1024)
 
 from runs.witness import witness  # noqa: E402
 

@@ -23,13 +23,6 @@ def _nobody_stays_connected(django_db_setup: None, django_db_blocker: Any) -> It
     connection.close()
 
 
-@pytest.fixture(autouse=True)
-def _nobody_looks_for_static_files(settings: Any) -> None:
-    """Every client would look for all of them, which takes longer than most tests."""
-    settings.SERVESTATIC_USE_FINDERS = False
-    settings.SERVESTATIC_USE_STATIC_ROOT = False
-
-
 @pytest.fixture
 def chat() -> Chat:
     return ChatFactory(title="mine")
