@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from celery import Celery, signals
+from celery.concurrency.thread import TaskPool
 from celery.utils.nodenames import nodesplit
 from celery.worker.control import control_command, inspect_command
 from django.conf import settings
@@ -38,27 +39,26 @@ def _have_a_name_of_its_own(instance: Any, **_: Any) -> None:
 @signals.celeryd_after_setup.connect
 def _become_worker(sender: str, instance: Any, **_: Any) -> None:
     """Before the first message is taken: the model client is loaded, the loop and the heartbeat run."""
+    if not issubclass(instance.pool_cls, TaskPool):
+        # A fork has neither the loop nor the heartbeat of its parent, and green threads block both.
+        raise SystemExit("Perdure's workers need threads: start them with --pool=threads.")
+    try:
+        _start_worker(sender, instance)
+    except Exception as error:
+        # Celery would log it and take messages all the same.
+        raise SystemExit(f"This worker cannot start: {type(error).__name__}: {error}") from error
+
+
+def _start_worker(name: str, instance: Any) -> None:
     from agents.clients import ModelClients
     from runs import worker
 
     clients = ModelClients(litellm_for_all=settings.AGENT_CLIENT == "litellm")
     if "runs" in instance.app.amqp.queues.consume_from:
         clients.load([settings.AGENT_MODEL, *settings.AGENT_MODELS], settings.AGENT_API_BASE)
-    worker.start(sender, clients)
-
-
-@signals.worker_shutting_down.connect
-def _hand_over(**_: Any) -> None:
-    from runs import worker
-
-    worker.current().close()
-
-
-@signals.worker_shutdown.connect
-def _end(**_: Any) -> None:
-    from runs import worker
-
-    worker.current().end()
+    me = worker.start(name, clients)
+    signals.worker_shutting_down.connect(lambda **_: me.close(), weak=False)
+    signals.worker_shutdown.connect(lambda **_: me.end(), weak=False)
 
 
 @inspect_command()

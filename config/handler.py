@@ -46,7 +46,8 @@ class Handler(ASGIHandler):
 
     async def _file(self, request: HttpRequest) -> HttpResponseBase:
         with suppress(MissingFileError):
-            return await self._static(request)
+            response: HttpResponseBase = await self._static(request)
+            return response
         return await self._in_thread(request)  # which says that there is none
 
     async def _in_thread(self, request: HttpRequest) -> HttpResponseBase:
