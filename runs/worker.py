@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import wait
 from typing import Any
 from uuid import UUID
 
@@ -57,7 +58,16 @@ class Worker:
             # It was received too late. The message goes on, the row has not changed.
             dispatch.send(run_id, attempt)
             return
-        asyncio.run_coroutine_threadsafe(self._execute(run_id, attempt), self._loop).result()
+        # Taken by whoever is first: the loop, which begins, or this thread, which gives the message back.
+        decision = threading.Lock()
+        done = asyncio.run_coroutine_threadsafe(self._execute(run_id, attempt, decision), self._loop)
+        wait({done}, timeout=settings.RUN_HEARTBEAT_SECONDS)
+        if decision.acquire(blocking=False):
+            # A loop that does not turn would keep the run to itself, and each message by which the sweep repeats it.
+            logger.error("loop_stuck", run_id=str(run_id), attempt=attempt)
+            dispatch.send(run_id, attempt)
+            return
+        done.result()
 
     def close(self) -> None:
         """Begins the hand-over of all runs. Only sets a flag and wakes the loop: it is called by a signal handler."""
@@ -103,7 +113,9 @@ class Worker:
         self._loop_turned_at = time.monotonic()
         self._loop.call_later(settings.RUN_HEARTBEAT_SECONDS / 4, self._turn)
 
-    async def _execute(self, run_id: UUID, attempt: int) -> None:
+    async def _execute(self, run_id: UUID, attempt: int, decision: threading.Lock) -> None:
+        if not decision.acquire(blocking=False):
+            return
         if (run_id, attempt) in self._live:
             logger.info("claim_lost", run_id=str(run_id), attempt=attempt)  # the same message twice
             return

@@ -255,11 +255,17 @@ def test_a_loop_that_is_blocked_for_ever_loses_its_runs_to_another_worker(cluste
     readers = [client.follow(run).wait_text() for run in others]
     key = new_key()
     blocking = client.post_run(client.chat(), f'call:block_loop={{"seconds": 3600}} tokens:5 key:{key}')
+    stuck = cluster.holder(client.wait_run(blocking["id"], lambda now: now["worker"] is not None))
     client.wait_run(blocking["id"], lambda now: now["attempt"] == 2)
+    # what the stuck one takes from the queue it gives back
+    late = [(client.post_run(client.chat(), f"tokens:5 key:{key}"), key) for key in (new_key() for _ in range(6))]
+    for run, late_key in late:
+        assert audit(cluster, client, run, late_key, expected_calls=1)["attempt"] == 1
     for run, text_key, reader in zip(others, keys, readers, strict=True):
         assert audit(cluster, client, run, text_key, reader, most_open=2)["status"] == "succeeded"
     blocking = audit(cluster, client, blocking, key, expected_calls=2)
     assert (blocking["status"], blocking["attempt"]) == ("succeeded", 2)
+    stuck.kill()
 
 
 @pytest.mark.parametrize(("point", "after"), [place for place in POINTS if place[0] != "in_tool"])
@@ -293,7 +299,8 @@ def test_a_tool_that_cannot_be_cancelled_does_not_keep_its_run_from_stopping(
 ) -> None:
     key = new_key()
     run = client.post_run(client.chat(), f'call:{tool}={{"seconds": 10}} key:{key}')
-    reader = client.follow(run).wait_for(lambda: "tool-input-available" in reader.types)
+    reader = client.follow(run)
+    reader.wait_for(lambda: "tool-input-available" in reader.types)
     client.wait_run(run["id"], lambda now: now["step_count"] == 1)
     asked_at = time.monotonic()
     client.stop(run["id"])

@@ -53,6 +53,23 @@ def test_the_same_message_three_times_is_one_execution(worker: Worker, model: Mo
     audit(run)
 
 
+def test_a_loop_that_does_not_turn_gives_its_messages_back(
+    worker: Worker, model: Model, run: Run, sent: list[Any]
+) -> None:
+    go_on = threading.Event()
+    worker._loop.call_soon_threadsafe(go_on.wait)
+    ended(begin(worker, run))
+    assert sent == [(run.pk, 1)]
+    go_on.set()
+    time.sleep(0.3)
+    assert model.requests == []
+    # once it turns it works again
+    model.will(says("hello"))
+    worker.execute(run.pk, 1)
+    audit(run)
+    assert run.status == "succeeded"
+
+
 @pytest.mark.parametrize("said", [[], [Said("text", "half an ans")]], ids=["before the first byte", "in mid-answer"])
 def test_a_stop_aborts_and_keeps_what_was_said(worker: Worker, model: Model, run: Run, said: list[Any]) -> None:
     model.will([*said, WAIT])
