@@ -13,14 +13,27 @@ from kombu.transport import redis
 
 logger = structlog.get_logger(__name__)
 
+# Of what is no JSON, a body that is no base64, or more brackets than the decoder has stack.
+UNREADABLE = (ValueError, RecursionError)
 
+
+# kombu's stubs leave out what is private.
 class Channel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
+        """The next entry of a queue."""
         try:
-            return super()._brpop_read(**options)  # type: ignore[misc]  # kombu's stubs leave out what is private
-        except ValueError as error:  # no JSON, or a body that is no base64
+            return super()._brpop_read(**options)  # type: ignore[misc]
+        except UNREADABLE as error:
             logger.warning("message_ignored", error=type(error).__name__)
             raise Empty from error
+
+    def _receive_one(self, client: Any) -> Any:
+        """The next message of a channel, by which operators talk to workers."""
+        try:
+            return super()._receive_one(client)  # type: ignore[misc]
+        except UNREADABLE as error:
+            logger.warning("message_ignored", error=type(error).__name__)
+            return False
 
 
 class Transport(redis.Transport):

@@ -115,7 +115,7 @@ ENVELOPE = {
         "body_encoding": "base64",
     },
 }
-GARBAGE = ["garbage", "\0", "null", "1", "[]", "{}", '{"body": "x", "headers": {}}', json.dumps(ENVELOPE)]
+GARBAGE = ["garbage", "[" * 10_000, "\0", "null", "1", "[]", "{}", '{"body": "x", "headers": {}}', json.dumps(ENVELOPE)]
 
 
 def test_garbage_in_the_queue_is_a_no_op_and_the_workers_stay_well(cluster: Cluster, client: Client) -> None:
