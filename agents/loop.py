@@ -36,6 +36,8 @@ LONGEST_PAUSE = 60.0
 MOST_CALLS = 64
 MOST_CALLS_AT_ONCE = 8
 LONGEST_ARGUMENTS = 256 * 1024
+# Characters of text and thinking in one step: beyond, a model has lost its way, and nobody reads on.
+LONGEST_ANSWER = 8 * 1024 * 1024
 
 NO_TOOLS_LEFT = "This is your last step and no tools are available in it. Answer now, with what you have."
 UNKNOWN_OUTCOME = (
@@ -162,8 +164,10 @@ class _Answer:
     _calls: dict[int, _CallText] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
     _finished: Finished | None = None
+    _length: int = 0
 
     def take(self, delta: Said | CallPiece | Finished) -> Iterable[Chunk]:
+        """Raises ModelError."""
         if isinstance(delta, Finished):
             self._finished = delta
             return
@@ -171,6 +175,9 @@ class _Answer:
             return  # it calls although it was offered nothing; a call that nobody answers would dangle
         self.shown = True
         if isinstance(delta, Said):
+            self._length += len(delta.text)
+            if self._length > LONGEST_ANSWER:
+                raise ModelError("answer_too_long", "The model's answer did not end.")
             if self._open != delta.kind:
                 yield from self._end_text()
                 self._open = delta.kind

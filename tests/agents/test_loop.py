@@ -274,3 +274,12 @@ async def test_a_turn_whose_answer_is_recorded_is_over() -> None:
     said = RecordedStep([{"type": "step-start"}, {"type": "text", "text": "all", "state": "done"}], ())
     assert await events(client, [said]) == []
     assert client.requests == []
+
+
+async def test_an_answer_without_end_is_given_up_in_the_end() -> None:
+    mib = Said("text", "x" * 1024 * 1024)
+    client = Client([*[mib] * 8, STOP], [*[mib] * 9, STOP])
+    assert await events(client)
+    with pytest.raises(ModelError, match="did not end"):
+        await events(client)
+    assert client.open == 0

@@ -192,7 +192,7 @@ def test_text_that_no_database_takes_is_stored_with_replacements(proxied: Proxie
         ("script:unknown_tool", 1, "no tool named no_such_tool"),
         ("script:duplicate_ids", 2, None),
         ("script:many_calls", MOST_CALLS, None),
-        (f"script:big_arguments size:{5 * MIB}", 1, str(LONGEST_ARGUMENTS)),
+        (f"script:big_arguments tokens:0 size:{5 * MIB}", 1, str(LONGEST_ARGUMENTS)),
         ('call:calculate={"expression":"1/0"}', 1, "zero"),
     ],
 )
