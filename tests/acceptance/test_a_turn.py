@@ -4,40 +4,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import uuid4
 
-from tests.acceptance.client import Client
+from tests.acceptance.audit import audit, calls, new_key
+from tests.acceptance.client import Client, Json
 from tests.acceptance.cluster import Cluster
-
-Json = dict[str, Any]
-
-
-def new_key() -> str:
-    return uuid4().hex[:12]
-
-
-def calls(cluster: Cluster, key: str) -> list[Json]:
-    return list(cluster.model_stats(key=key)["calls"])
-
-
-def audit(cluster: Cluster, client: Client, run: Json, key: str, *readers: Any) -> Json:
-    """The run ended once; provider, row and every reader tell the same; the chat takes the next turn."""
-    run = client.wait_terminal(run["id"])
-    sent = [call["sent_text"] for call in calls(cluster, key)]
-    message = client.message(run)
-    assert message["status"] == {"succeeded": "completed", "failed": "error", "aborted": "aborted"}[run["status"]]
-    if run["status"] == "succeeded":
-        assert message["text"] == sent[-1]
-    else:
-        assert sent[-1].startswith(message["text"])
-    for reader in readers:
-        reader.wait_done()
-        assert reader.text == message["text"]
-        assert reader.gaps() == []
-    following = client.post_run(run["chat_id"], f"script:text tokens:1 key:{new_key()}")
-    assert client.wait_terminal(following["id"])["status"] == "succeeded"
-    assert "refused" not in {call["script"] for call in cluster.model_stats(messages="0")["calls"]}
-    return run
 
 
 def test_a_reader_that_comes_late_and_one_that_was_cut_end_with_what_the_provider_sent(

@@ -7,9 +7,9 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from agents.demo.scripts import token
+from tests.acceptance.audit import calls, new_key
 from tests.acceptance.client import Client
 from tests.acceptance.cluster import Account, Cluster
-from tests.acceptance.test_a_turn import calls, new_key
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (.ci/run installs it)")
