@@ -18,6 +18,7 @@ from chat.api.errors import plain_error
 AT_ONCE = 8
 # With the 3 s for a connection, below what people take for dead.
 PATIENCE_SECONDS = 4.0
+PROBES = ("/healthz", "/readyz")
 
 
 class Handler(ASGIHandler):
@@ -33,7 +34,7 @@ class Handler(ASGIHandler):
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         if request.path_info.startswith(settings.STATIC_URL):
             return await self._file(request)
-        if request.path_info == "/healthz":
+        if request.path_info in PROBES:
             return await self._in_thread(request)  # alive is alive, however busy
         try:
             await asyncio.wait_for(self._slots.acquire(), self._patience)

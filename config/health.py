@@ -1,5 +1,7 @@
 """Alive, and able to serve: what a load balancer and an operator ask first."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
@@ -7,6 +9,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from runs.connections import REDIS_ERRORS, control
+
+# A database that is frozen rather than down never answers, not even with an error.
+PATIENCE_SECONDS = 2.0
 
 
 @require_safe
@@ -20,19 +25,40 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @never_cache
 def readyz(request: HttpRequest) -> JsonResponse:
     """503 while anything is down that a request may need, and which."""
-    checks = {"database": database(), "redis": redis()}
-    checks["migrations"] = migrations() if checks["database"] == "ok" else "unknown"
+    checks = {**database(), "redis": redis()}
     ready = all(state == "ok" for state in checks.values())
     return JsonResponse({"status": "ok" if ready else "unavailable", **checks}, status=200 if ready else 503)
 
 
-def database() -> str:
+class Probe:
+    """Asks the database in a thread of its own, once at a time: whoever finds it asking still calls it down."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="readiness")
+        self._asked: Future[dict[str, str]] | None = None
+
+    def answer(self) -> dict[str, str]:
+        if self._asked is None or self._asked.done():
+            self._asked = self._thread.submit(_ask)
+        try:
+            return self._asked.result(PATIENCE_SECONDS)
+        except (TimeoutError, DatabaseError):
+            return {"database": "down", "migrations": "unknown"}
+
+
+_probe = Probe()
+
+
+def database() -> dict[str, str]:
+    """The states of `database` and `migrations`, in time."""
+    return _probe.answer()
+
+
+def _ask() -> dict[str, str]:
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseError:
-        return "down"
-    return "ok"
+        return {"database": "ok", "migrations": migrations()}
+    finally:
+        connection.close()
 
 
 def redis() -> str:
@@ -44,9 +70,7 @@ def redis() -> str:
 
 
 def migrations() -> str:
-    try:
-        executor = MigrationExecutor(connection)
-        pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    except DatabaseError:
-        return "unknown"
+    """Raises DatabaseError."""
+    executor = MigrationExecutor(connection)
+    pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
     return "pending" if pending else "ok"

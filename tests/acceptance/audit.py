@@ -4,10 +4,15 @@ The numbers are those of the invariants in `docs/security.md`.
 """
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
+
+import httpx
 
 from config.processes import wait_until
 from runs.transcript import assembled
@@ -88,6 +93,28 @@ def error_lines(cluster: Cluster, *words: str) -> list[str]:
     """The lines of all processes' logs, of earlier lives too, that contain all of these."""
     logs = [child.log.read_text(errors="replace") for child in cluster.children.values()]
     return [line for log in logs for line in log.splitlines() if all(word in line for word in words)]
+
+
+def readiness(cluster: Cluster) -> Json:
+    """What `/readyz` says of each thing that a request may need."""
+    answer = httpx.get(f"{cluster.address}/readyz", timeout=10)
+    checks: Json = answer.json()
+    assert (answer.status_code == 200) == (checks["status"] == "ok")
+    return checks
+
+
+@contextmanager
+def logging_within_bounds(cluster: Cluster, lines_per_second: float = 4, besides: int = 40) -> Iterator[None]:
+    """No process fills its disk with an outage, however long."""
+    began, before = time.monotonic(), _line_counts(cluster)
+    yield
+    most = besides + lines_per_second * (time.monotonic() - began)
+    said = {name: count - before.get(name, 0) for name, count in _line_counts(cluster).items()}
+    assert max(said.values()) < most, said
+
+
+def _line_counts(cluster: Cluster) -> dict[str, int]:
+    return {name: child.log.read_bytes().count(b"\n") for name, child in cluster.children.items()}
 
 
 def _audit_row(cluster: Cluster, run: Json, message: Json) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from config.embedded import EmbeddedPostgres
 from config.processes import wait_until
-from tests.acceptance.audit import audit, calls, new_key
+from tests.acceptance.audit import audit, calls, logging_within_bounds, new_key, readiness
 from tests.acceptance.client import Client, Json, UnexpectedAnswer
 from tests.acceptance.cluster import responds
 from tests.acceptance.proxied import ProxiedCluster
@@ -114,9 +114,10 @@ def test_an_outage_is_nobodys_death_and_what_streams_goes_on(
     # given runs that stream through the outage, and some whose first step ends in it; all windows are shorter
     lasting = [streaming(person, tokens=40 * seconds + 80) for _ in range(2)]
     ending = [stepping(person, steps=1, say=200) for _ in range(3)]
-    with away(proxied):
+    with away(proxied), logging_within_bounds(proxied):
         over_at = time.monotonic() + seconds
         lengths = [len(reader.text) for _, _, reader in lasting]
+        assert readiness(proxied)["database"] == "down"
         time.sleep(max(over_at - time.monotonic(), 0))
         # then what streams went on, and no step began
         assert all(len(reader.text) > 200 + length for (_, _, reader), length in zip(lasting, lengths, strict=True))

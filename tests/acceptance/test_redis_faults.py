@@ -17,7 +17,7 @@ from celery import Celery
 
 from config.embedded import EmbeddedRedis
 from config.processes import wait_until
-from tests.acceptance.audit import audit, calls, new_key
+from tests.acceptance.audit import audit, calls, logging_within_bounds, new_key, readiness
 from tests.acceptance.client import Client, Json
 from tests.acceptance.proxied import ProxiedCluster
 from tests.acceptance.reader import Reader
@@ -126,8 +126,11 @@ def test_while_redis_is_away_runs_start_stop_and_go_on(
     assert promptly(lambda: person.stop(stopped["id"]), STOP_SECONDS + 1)["state"] == "requested"
     # then the heartbeat brings the stop
     assert person.wait_terminal(stopped["id"], 5)["end_reason"] == "stopped"
-    time.sleep(max(over_at - time.monotonic(), 0))
+    assert readiness(proxied)["redis"] == "down"
+    with logging_within_bounds(proxied):
+        time.sleep(max(over_at - time.monotonic(), 0))
     proxied.to_redis.pass_on()
+    assert wait_until(lambda: readiness(proxied)["status"] == "ok", 10)
     person.wait_terminal(started["id"], CONSUMES_SECONDS)
     assert audit(proxied, person, started, key, expected_calls=1)["status"] == "succeeded"
     run = audit(proxied, person, lasting, lasting_key, reader, person.follow(lasting), expected_calls=1)

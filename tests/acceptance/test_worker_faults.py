@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from config.processes import wait_until
-from tests.acceptance.audit import audit, calls, error_lines, new_key
+from tests.acceptance.audit import audit, calls, error_lines, new_key, watch_statuses
 from tests.acceptance.client import Client
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.conftest import MakeCluster
 from tests.acceptance.failpoints import Failpoints
 from tests.acceptance.reader import Reader
 
@@ -37,6 +38,7 @@ POINTS = {
     ("after_step_commit", 1): 2,
     ("before_settle", 0): 2,
 }
+DEFAULT_WINDOWS = {"RUN_HEARTBEAT_SECONDS": "5", "RUN_STALE_SECONDS": "30", "RUN_SWEEP_SECONDS": "10"}
 BY_DEFAULT = ("after_step_commit", 0)
 
 
@@ -70,6 +72,23 @@ def test_a_worker_killed_anywhere_is_replaced_behind_the_last_step(
     run = audit(cluster, client, run, key, reader, expected_calls=expected_calls)
     assert (run["status"], run["attempt"], run["step_count"]) == ("succeeded", 2, 2)
     assert cluster.query("SELECT lost_attempts FROM runs_run WHERE id = %s", run["id"]) == [(1,)]
+
+
+@pytest.mark.chaos
+def test_with_the_default_windows_a_killed_worker_is_replaced_as_promised(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(env=DEFAULT_WINDOWS)
+    watch_statuses(cluster)
+    with cluster.client() as client:
+        key = new_key()
+        run = client.post_run(client.chat(), slow(key, tokens=300, rate=20))
+        reader = client.follow(run).wait_text()
+        cluster.holder(run).kill()
+        died_at = time.monotonic()
+        client.wait_run(run["id"], lambda now: now["attempt"] == 2 and now["status"] == "running", 60)
+        took = time.monotonic() - died_at
+        assert took < windows(cluster) + 1
+        run = audit(cluster, client, run, key, reader, expected_calls=2)
+        assert (run["status"], run["attempt"]) == ("succeeded", 2)
 
 
 def test_a_worker_killed_behind_the_settling_leaves_the_end_to_the_row(

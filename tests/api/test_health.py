@@ -1,5 +1,6 @@
 """Alive, and able to serve."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
+from config import health
+from config.processes import wait_until
 from runs import connections
 
 pytestmark = pytest.mark.django_db
@@ -24,9 +27,14 @@ def test_a_process_that_can_serve_says_so(client: Client) -> None:
     assert response.json() == {"status": "ok", "database": "ok", "redis": "ok", "migrations": "ok"}
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_process_with_migrations_to_come_is_not_ready(client: Client) -> None:
-    MigrationRecorder(connection).record_unapplied("runs", "0001_initial")
-    response = client.get("/readyz")
+    recorder = MigrationRecorder(connection)
+    recorder.record_unapplied("runs", "0001_initial")
+    try:
+        response = client.get("/readyz")
+    finally:
+        recorder.record_applied("runs", "0001_initial")
     assert response.status_code == 503
     assert response.json() == {"status": "unavailable", "database": "ok", "redis": "ok", "migrations": "pending"}
 
@@ -40,6 +48,24 @@ def test_a_process_without_redis_is_alive_but_not_ready(client: Client, settings
     finally:
         connections.control.cache_clear()
     assert (response.status_code, response.json()["redis"]) == (503, "down")
+
+
+def test_a_database_that_never_answers_is_down_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = [], threading.Event()
+
+    def ask() -> dict[str, str]:
+        asked.append(1)
+        answer.wait(30)
+        return {"database": "ok", "migrations": "ok"}
+
+    monkeypatch.setattr(health, "_ask", ask)
+    monkeypatch.setattr(health, "PATIENCE_SECONDS", 0.05)
+    probe = health.Probe()
+    for _ in range(3):
+        assert probe.answer()["database"] == "down"
+    assert asked == [1]
+    answer.set()
+    assert wait_until(lambda: probe.answer()["database"] == "ok", 5)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

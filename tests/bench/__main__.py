@@ -15,7 +15,7 @@ import aiohttp
 import uvloop
 
 from config.supervisor import Interrupts
-from tests.bench import fanout, latency, live, memory, profile, stopping, throughput
+from tests.bench import clients, fanout, latency, live, memory, profile, stopping, throughput
 from tests.bench.installation import Installation
 from tests.bench.load import Api
 from tests.bench.report import Row, ms, say, show, show_head
@@ -33,6 +33,7 @@ MEASURES: dict[str, tuple[Callable[[Session], Awaitable[list[Row]]], float]] = {
     "throughput": (throughput.measure, 90),
     "live": (live.measure, 180),
     "profile": (profile.measure, 40),
+    "clients": (clients.measure, 120),
 }
 # What takes too long for `--quick`.
 SLOW = ("profile",)
@@ -90,20 +91,24 @@ async def _measure_all(cluster: Installation, names: Sequence[str], *, quick: bo
 async def _measure(session: Session, name: str) -> str:
     """Shows its rows, or notes why there are none; how busy the machine was with other things."""
     measure, seconds = MEASURES[name]
-    speed, before = yardstick(), session.meter.sample()
+    meter, speed = session.meter, yardstick()
+    before = meter.sample()
     try:
         async with asyncio.timeout(seconds):
             rows = await measure(session)
     except FAILURES as error:
         session.faults[f"{name} failed: {type(error).__name__} {error}".rstrip()] += 1
         rows = []
-    used = session.meter.sample().since(before)
+    # Processes that were restarted meanwhile took their times with them.
+    used = session.meter.sample().since(before) if session.meter is meter else None
     for row in rows:
         show(row)
     try:
         await session.quiet()
     except FAILURES as error:
         session.faults[f"after {name}, runs did not end: {type(error).__name__} {error}".rstrip()] += 1
+    if used is None:
+        return f"  {name:<12} not known, {ms(speed)}"
     return f"  {name:<12} {used.others / used.seconds:.1f} cores, {ms(speed)}; took {used.seconds:.0f} s"
 
 

@@ -50,9 +50,10 @@ def _settings() -> Iterator[Problem]:
 
 
 def _database() -> Iterator[Problem]:
-    if health.database() != "ok":
+    checks = health.database()
+    if checks["database"] != "ok":
         yield "not reachable: is DATABASE_URL right and the server up?"
-    elif health.migrations() == "pending":
+    elif checks["migrations"] == "pending":
         yield "migrations are pending: run manage.py migrate."
 
 
