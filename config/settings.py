@@ -179,6 +179,8 @@ DATABASES["default"] |= {
 # Only the web process pools: a request has a thread of its own there, and closing is returning. Worker threads keep
 # their connection, and Celery's fixup closes a pool at every task (celery#10554).
 if env.bool("PERDURE_WEB", False):
+    # A server that was restarted leaves dead connections in the pool: none of them is handed to a request.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
     DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 2, "max_size": 10, "timeout": 3}
 
 # Celery

@@ -99,7 +99,7 @@ def frozen(cluster: ProxiedCluster) -> Iterator[None]:
     ("away", "seconds"),
     [
         (refused, 8),
-        (frozen, 8),
+        pytest.param(frozen, 8, marks=pytest.mark.chaos),
         pytest.param(half_open, 8, marks=pytest.mark.chaos),
         pytest.param(refused, 60, marks=pytest.mark.chaos),
         pytest.param(half_open, 60, marks=pytest.mark.chaos),

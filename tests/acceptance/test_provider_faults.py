@@ -1,5 +1,7 @@
 """The provider refuses, limits, stalls, breaks off and talks nonsense, through the real model client."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -12,6 +14,11 @@ from tests.acceptance.reader import Reader
 pytestmark = pytest.mark.timeout(300)
 
 MIB = 1024 * 1024
+
+
+def longer(*values: str) -> list[Any]:
+    """More of the same, for `make chaos`; `tests/agents/test_clients.py` has all of them with the client alone."""
+    return [pytest.param(value, marks=pytest.mark.chaos) for value in values]
 
 
 def ask(client: Client, wishes: str) -> tuple[Json, str, Reader]:
@@ -43,7 +50,7 @@ def assert_no_secret(cluster: ProxiedCluster, client: Client, run: Json, reader:
         assert not any(secret in str(entry) for entry in redis.xrange(f"run:{run['id']}:log"))
 
 
-@pytest.mark.parametrize("wishes", ["status:400", "status:401", "status:403", "status:404", "script:overflow"])
+@pytest.mark.parametrize("wishes", ["status:401", "script:overflow", *longer("status:400", "status:403", "status:404")])
 def test_a_permanent_error_fails_the_run_after_one_call_and_tells_no_secret(
     proxied: ProxiedCluster, person: Client, wishes: str
 ) -> None:
@@ -80,6 +87,7 @@ def test_an_error_before_anything_was_shown_is_tried_again_before_the_reader_s_e
     assert second["opened_at"] - first["closed_at"] >= seconds
 
 
+@pytest.mark.chaos
 def test_errors_that_do_not_pass_fail_the_run_after_all_tries(proxied: ProxiedCluster, person: Client) -> None:
     asked = [ask(person, f"status:{status}") for status in (429, 500, 503)]
     for run, key, reader in asked:
@@ -100,7 +108,7 @@ def test_a_provider_that_refuses_connections_is_tried_again_until_it_listens(
     assert {retry["reason"] for retry in retries(reader)} <= {"connection", "provider_error"}
 
 
-@pytest.mark.parametrize("script", ["no_headers", "hang"])
+@pytest.mark.parametrize("script", ["no_headers", *longer("hang")])
 def test_a_provider_that_never_speaks_is_given_up_after_the_stall_time(
     proxied: ProxiedCluster, person: Client, script: str
 ) -> None:
@@ -112,7 +120,7 @@ def test_a_provider_that_never_speaks_is_given_up_after_the_stall_time(
     assert silent["closed_at"] - silent["opened_at"] == pytest.approx(stall_seconds(proxied), abs=1)
 
 
-@pytest.mark.parametrize("script", ["stall", "keepalive every:0.5", "drip every:1"])
+@pytest.mark.parametrize("script", [*longer("stall", "drip every:1"), "keepalive every:0.5"])
 def test_a_provider_that_falls_silent_fails_the_run_after_the_stall_time(
     proxied: ProxiedCluster, person: Client, script: str
 ) -> None:
@@ -146,7 +154,7 @@ def test_a_run_that_only_talks_ends_at_its_deadline_and_keeps_what_was_said(
     assert len(person.message(run)["text"]) > 100
 
 
-@pytest.mark.parametrize("script", ["reset", "eof", "malformed", "error", "no_finish"])
+@pytest.mark.parametrize("script", ["reset", "no_finish", *longer("eof", "malformed", "error")])
 def test_an_answer_that_broke_off_never_passes_for_a_whole_one(
     proxied: ProxiedCluster, person: Client, script: str
 ) -> None:

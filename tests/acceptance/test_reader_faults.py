@@ -50,6 +50,7 @@ def test_readers_of_a_web_process_that_ends_resume_at_another(
     assert (run["status"], run["attempt"]) == ("succeeded", 1)
 
 
+@pytest.mark.chaos
 def test_two_hundred_readers_that_drop_and_return_at_once_are_whole(proxied: ProxiedCluster, person: Client) -> None:
     run, key = streaming(person, "tokens:300 rate:20")
     readers = [person.follow(run) for _ in range(200)]
@@ -84,7 +85,7 @@ def open_stream(cluster: ProxiedCluster, client: Client, run: Json) -> socket.so
 
 def test_readers_that_never_read_hold_up_nobody(proxied: ProxiedCluster, person: Client) -> None:
     # more than all buffers on the way take
-    run, key = streaming(person, "tokens:400 rate:80 size:30000")
+    run, key = streaming(person, "tokens:400 rate:80 size:15000")
     with silent_readers(proxied, person, run, 5):
         reader = person.follow(run).wait_text(60_000)
         run = audit(proxied, person, run, key, reader, expected_calls=1)
@@ -111,6 +112,7 @@ def test_two_hundred_idle_streams_take_no_database_connection(proxied: ProxiedCl
     audit(proxied, person, run, key, expected_calls=1)
 
 
+@pytest.mark.chaos
 def test_a_worker_that_boots_touches_nobody_s_runs(proxied: ProxiedCluster, person: Client) -> None:
     runs = [streaming(person, "tokens:3000 rate:40") for _ in range(4)]
     readers = [person.follow(run) for run, _ in runs]
@@ -149,6 +151,7 @@ def beat_at(cluster: ProxiedCluster, runs: list[tuple[Json, str]], seconds: floa
     )
 
 
+@pytest.mark.chaos
 def test_of_two_beats_and_two_sweeps_at_once_each_stale_run_is_rescued_once(
     proxied: ProxiedCluster, person: Client, tmp_path: Path
 ) -> None:

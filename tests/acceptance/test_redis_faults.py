@@ -139,7 +139,8 @@ def test_while_redis_is_away_runs_start_stop_and_go_on(
     audit(proxied, person, stopped, stopped_key, stopped_reader, expected_calls=1)
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("seconds", [5, 20])
 def test_no_stop_is_lost_while_subscriptions_are_killed_twice_a_second(
     proxied: ProxiedCluster, person: Client, seconds: int
 ) -> None:

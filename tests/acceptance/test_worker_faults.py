@@ -40,6 +40,7 @@ POINTS = {
 }
 DEFAULT_WINDOWS = {"RUN_HEARTBEAT_SECONDS": "5", "RUN_STALE_SECONDS": "30", "RUN_SWEEP_SECONDS": "10"}
 BY_DEFAULT = ("after_step_commit", 0)
+BREAKING_BY_DEFAULT = {("after_claim", 0), ("mid_stream", 4), ("before_tool", 0), ("before_settle", 0)}
 
 
 def windows(cluster: Cluster) -> float:
@@ -125,6 +126,7 @@ def test_a_run_that_kills_every_worker_is_given_up_with_what_it_had_said(
     assert reader.text
 
 
+@pytest.mark.chaos
 def test_with_one_attempt_allowed_the_first_crash_is_the_end(
     cluster: Cluster, client: Client, failpoints: Failpoints
 ) -> None:
@@ -140,7 +142,11 @@ def test_with_one_attempt_allowed_the_first_crash_is_the_end(
 
 @pytest.mark.parametrize(
     "awake",
-    ["while the newer attempt is live", "after it finished", "while a newer run is live"],
+    [
+        "while the newer attempt is live",
+        pytest.param("after it finished", marks=pytest.mark.chaos),
+        pytest.param("while a newer run is live", marks=pytest.mark.chaos),
+    ],
 )
 def test_a_worker_that_slept_through_its_lease_writes_nothing(cluster: Cluster, client: Client, awake: str) -> None:
     # given a run that went on elsewhere while its worker slept, with a provider that had more to say
@@ -287,7 +293,14 @@ def test_a_loop_that_is_blocked_for_ever_loses_its_runs_to_another_worker(cluste
     stuck.kill()
 
 
-@pytest.mark.parametrize(("point", "after"), [place for place in POINTS if place[0] != "in_tool"])
+@pytest.mark.parametrize(
+    ("point", "after"),
+    [
+        pytest.param(*place, marks=[] if place in BREAKING_BY_DEFAULT else pytest.mark.chaos)
+        for place in POINTS
+        if place[0] != "in_tool"
+    ],
+)
 def test_an_error_of_ours_anywhere_fails_the_run_at_once(
     cluster: Cluster, client: Client, failpoints: Failpoints, point: str, after: int
 ) -> None:
