@@ -55,7 +55,7 @@ def _not_found() -> ApiError:
 class ChatDoor(chat_views.ChatDoor):
     def chats(self) -> ChatQuerySet:
         active = Run.objects.active().filter(chat=OuterRef("pk")).values("pk")[:1]
-        return super().chats().annotate(active_run_id=Subquery(active))
+        return super().chats().annotate(active_run_id=Subquery(active)).select_related("workspace")
 
 
 class ChatList(ChatDoor, chat_views.ChatList):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils import timezone
 from knox.auth import TokenAuthentication as KnoxTokenAuthentication
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
@@ -16,6 +17,13 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
         if not token.isalnum():
             raise exceptions.AuthenticationFailed("Invalid token.")
         return super().authenticate_credentials(token)
+
+    def _cleanup_token(self, auth_token: Any) -> bool:
+        """Whether it has expired. knox reads all tokens of the user here, in every request, to delete the expired."""
+        if auth_token.expiry is None or auth_token.expiry > timezone.now():
+            return False
+        auth_token.delete()
+        return True
 
 
 class SessionAuthentication(authentication.SessionAuthentication):

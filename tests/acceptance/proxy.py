@@ -113,8 +113,12 @@ class Trap:
     def __init__(self, said: tuple[bytes, ...]) -> None:
         self.sprung = threading.Event()
         self._said = said
+        self._heard: dict[Link, bytearray] = {}
 
-    def is_sprung_by(self, heard: bytearray) -> bool:
+    def is_sprung_by(self, link: Link, data: bytes) -> bool:
+        """Whether the link has said it all, with this, since the trap was set."""
+        heard = self._heard.setdefault(link, bytearray())
+        heard += data
         position = 0
         for words in self._said:
             position = heard.find(words, position) + len(words)
@@ -131,7 +135,6 @@ class Link:
         self._proxy = proxy
         self._client = reader, writer
         self._server: tuple[StreamReader, StreamWriter] | None = None
-        self._heard = bytearray()
         self._trapped_by: Trap | None = None
         self._over = asyncio.Event()
 
@@ -168,10 +171,8 @@ class Link:
     async def _ask(self) -> None:
         assert self._server is not None
         while data := await self._read(self._client[0]):
-            if (trap := self._proxy.trap) is not None:
-                self._heard += data
-                if trap.is_sprung_by(self._heard):
-                    self._trapped_by, self._proxy.trap = trap, None
+            if (trap := self._proxy.trap) is not None and trap.is_sprung_by(self, data):
+                self._trapped_by, self._proxy.trap = trap, None
             await self._write(self._server[1], data)
 
     async def _answer(self) -> None:
