@@ -113,23 +113,6 @@ def test_a_stop_whose_message_is_suppressed_lands_within_a_heartbeat(cluster: Cl
         assert calls(cluster, key)[0]["closed_at"] - asked_at < heartbeat + 0.3
 
 
-def test_the_same_celery_message_three_times_is_one_execution(cluster: Cluster, client: Client) -> None:
-    key = new_key()
-    run = client.post_run(client.chat(), f"script:text tokens:40 rate:40 key:{key}")
-    for attempt in (1, 1, 0):
-        deliver(cluster, run["id"], attempt)
-    audit(cluster, client, run, key, client.follow(run))
-    deliver(cluster, run["id"], 1)
-    time.sleep(0.5)
-    assert len(calls(cluster, key)) == 1
-    assert client.run(run["id"])["attempt"] == 1
-
-
-def deliver(cluster: Cluster, run_id: str, attempt: int) -> None:
-    send = "from celery import current_app as c; c.send_task('runs.execute_run', args={!r}, queue='runs')"
-    cluster.manage("shell", "--no-imports", "-c", send.format([run_id, attempt]))
-
-
 def test_a_killed_worker_s_run_is_finished_by_the_other_while_a_reader_stays(cluster: Cluster, client: Client) -> None:
     key = new_key()
     run = client.post_run(client.chat(), f"script:text tokens:200 rate:40 key:{key}")

@@ -1,5 +1,7 @@
 """The harness itself: what the other acceptance tests take for granted."""
 
+import pytest
+
 from tests.acceptance.client import Client
 from tests.acceptance.cluster import Cluster
 
@@ -27,6 +29,7 @@ def test_a_reader_that_was_cut_resumes_where_it_was(cluster: Cluster, client: Cl
     assert reader.text == client.message(run)["text"]
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_can_be_had_again(cluster: Cluster, client: Client) -> None:
     run = client.post_run(client.chat(), LONG)
     reader = client.follow(run, persistent=True).wait_text(100)

@@ -63,6 +63,7 @@ def test_runs_go_on_over_a_restart_in_mid_step_and_requests_do_not_see_it_afterw
         went_on(proxied, person, run, key, reader, expected_calls=4)
 
 
+@pytest.mark.chaos
 def test_runs_go_on_while_connections_are_terminated_each_second(proxied: ProxiedCluster, person: Client) -> None:
     runs = [stepping(person, steps=4) for _ in range(6)]
     for _ in range(4):
@@ -161,6 +162,7 @@ def test_a_post_whose_commit_was_not_heard_of_is_repeated_with_its_id(proxied: P
     assert audit(proxied, person, run, key, expected_calls=1)["status"] == "succeeded"
 
 
+@pytest.mark.chaos
 def test_without_connections_requests_are_refused_quickly_and_runs_survive(
     proxied: ProxiedCluster, person: Client
 ) -> None:
@@ -195,7 +197,8 @@ def test_a_locked_row_holds_up_no_other_run(proxied: ProxiedCluster, person: Cli
     assert audit(proxied, person, locked, locked_key, locked_reader, most_open=2)["status"] == "succeeded"
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(200, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("rounds", [40, 200])
 def test_whoever_ends_a_run_at_the_same_moment_nobody_deadlocks(
     proxied: ProxiedCluster, person: Client, rounds: int
 ) -> None:

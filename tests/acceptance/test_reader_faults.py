@@ -28,7 +28,7 @@ def streaming(client: Client, wishes: str) -> tuple[Json, str]:
     return client.post_run(client.chat(), f"script:text {wishes} key:{key}"), key
 
 
-@pytest.mark.parametrize("end", ["kill", "terminate"])
+@pytest.mark.parametrize("end", [pytest.param("kill", marks=pytest.mark.chaos), "terminate"])
 def test_readers_of_a_web_process_that_ends_resume_at_another(
     proxied: ProxiedCluster, person: Client, end: str
 ) -> None:
