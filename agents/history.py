@@ -5,6 +5,8 @@ first of them is the user.
 """
 
 import json
+import re
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,18 +16,43 @@ from agents.steps import RecordedStep
 Part = dict[str, Any]
 
 LOST = "The outcome of this tool call is unknown."
+GO_ON = "Your answer was interrupted here. Go on exactly where it ended, without repeating any of it."
 
 
 def provider_messages(instructions: str, stored: Iterable[tuple[str, Sequence[Part]]]) -> list[ProviderMessage]:
-    """`stored` is (role, parts) of every message, oldest first."""
+    """`stored` is (role, parts) of every message, oldest first.
+
+    An answer right behind another one is the rest of it: its run was continued. Not every provider goes on from words
+    of its own, so it is asked to, between the two and at the end. It stays there: later requests begin as this one did,
+    which is what providers cache.
+    """
     messages: list[ProviderMessage] = [{"role": "system", "content": instructions}]
     for role, parts in stored:
         if role == "user":
-            _append(messages, {"role": "user", "content": _text(parts)})
-        else:
-            for message in assistant_messages(parts):
-                _append(messages, message)
+            _append(messages, {"role": "user", "content": _user_content(parts)})
+            continue
+        for index, message in enumerate(assistant_messages(parts)):
+            if index == 0:
+                _ask_to_go_on(messages)
+            _append(messages, message)
+    _ask_to_go_on(messages)
     return messages
+
+
+def _ask_to_go_on(messages: list[ProviderMessage]) -> None:
+    if messages[-1]["role"] == "assistant":
+        messages.append({"role": "user", "content": GO_ON})
+
+
+def _user_content(parts: Sequence[Part]) -> str:
+    return "\n\n".join([*(_framed(part) for part in parts if part["type"] == "file"), _text(parts)])
+
+
+def _framed(part: Part) -> str:
+    """A text file, in a fence longer than any in it: what it says cannot pretend to stand outside of it."""
+    text = b64decode(part["url"].partition(",")[2]).decode(errors="replace")
+    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+    return f"File {json.dumps(part['filename'], ensure_ascii=False)}:\n{fence}\n{text}\n{fence}"
 
 
 def journal_messages(journal: Sequence[RecordedStep]) -> Iterator[ProviderMessage]:

@@ -1,4 +1,5 @@
-"""Who may see what, as querysets: a chat belongs to one person, for as long as that person is in its workspace."""
+"""Who may see what, as querysets: a chat belongs to one person, for as long as that person is in its workspace, and
+what was replaced in it is seen by nobody."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from django.db import models
 from django.db.models import Q
 
 if TYPE_CHECKING:
-    from chat.models import Chat, Workspace  # noqa: F401
+    from chat.models import Chat, Message, Workspace  # noqa: F401
 
 # Whoever asks: a user, or its primary key where only that travelled (an agent's tool).
 Asker = Any
@@ -29,5 +30,16 @@ class ChatQuerySet(models.QuerySet["Chat"]):
         from chat.models import Message
 
         query = SearchQuery(words, config="simple", search_type="websearch")
-        in_messages = Message.objects.filter(search=query).values("chat")
+        in_messages = Message.objects.current().filter(search=query).values("chat")
         return self.filter(Q(search=query) | Q(pk__in=in_messages))
+
+
+class MessageQuerySet(models.QuerySet["Message"]):
+    def current(self) -> Self:
+        """Without what was replaced: the conversation as it is now, for whoever reads, searches or goes on with it."""
+        return self.filter(replaced_at=None)
+
+    def from_on(self, message: Message) -> Self:
+        """The message and all that came after it in its chat."""
+        later = Q(created_at__gt=message.created_at) | Q(created_at=message.created_at, pk__gte=message.pk)
+        return self.filter(later, chat=message.chat_id)

@@ -8,7 +8,7 @@ from typing import Any
 from django.http import HttpResponse
 
 from chat.models import Chat
-from chat.parts import Part
+from chat.parts import Part, file_of
 
 _CONTENT_TYPES = {"markdown": "text/markdown; charset=utf-8", "json": "application/json"}
 _SUFFIXES = {"markdown": "md", "json": "json"}
@@ -38,18 +38,22 @@ def _markdown(message: Any) -> str:
 def _part(part: Part) -> str:
     if part["type"] == "text":
         return str(part["text"])
+    if part["type"] == "file":
+        file = file_of(part)
+        name = file.name.replace("`", "'")
+        return f"File `{name}`:\n\n{_fenced(file.text)}"
     if part["type"].startswith("tool-"):
         facts = {key: part[key] for key in ("input", "output", "errorText") if key in part}
         body = json.dumps(facts, ensure_ascii=False, indent=2)
-        return f"Tool `{part['type'].removeprefix('tool-')}`:\n\n{_fenced(body)}"
+        return f"Tool `{part['type'].removeprefix('tool-')}`:\n\n{_fenced(body, 'json')}"
     return ""
 
 
-def _fenced(body: str) -> str:
+def _fenced(body: str, language: str = "") -> str:
     """A fence longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}json\n{body}\n{fence}"
+    return f"{fence}{language}\n{body}\n{fence}"
 
 
 def _one_line(text: str) -> str:

@@ -10,7 +10,7 @@ from django.db.models import F, Func, Value
 from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
-from chat.access import ChatQuerySet, WorkspaceQuerySet
+from chat.access import ChatQuerySet, MessageQuerySet, WorkspaceQuerySet
 
 # A tsvector holds at most 1 MiB; this many characters always fit, whatever the words are.
 SEARCHED_CHARACTERS = 100_000
@@ -110,12 +110,15 @@ class Message(models.Model):
     # The time of the statement, not of the transaction: the two messages of a turn are written in order.
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
+    replaced_at = models.DateTimeField(null=True, help_text="Since then another message stands in its place.")
     # `chat_message_text` comes with the first migration: the text parts, joined.
     search = models.GeneratedField(
         expression=_search_vector(Func(F("parts"), function="chat_message_text")),
         output_field=SearchVectorField(),
         db_persist=True,
     )
+
+    objects = MessageQuerySet.as_manager()
 
     class Meta:
         indexes = [

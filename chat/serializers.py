@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.core.validators import RegexValidator
 from rest_framework import serializers
 
 from chat.api.doors import PageQuery
@@ -68,6 +69,19 @@ class MessageOut(serializers.Serializer[Message]):
 
     def get_text(self, message: Message) -> str:
         return text_of(message.parts)
+
+
+# No path, nothing that breaks a line, and nothing that makes a name read as another one than it is: the marks that turn
+# the direction of a text around.
+FILE_NAME = r"^(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z"
+
+
+class FileIn(StrictSerializer):
+    name = TextField(
+        max_length=255,
+        validators=[RegexValidator(FILE_NAME, "A file's name is no path and has no control characters.")],
+    )
+    text = TextField(allow_blank=True)
 
 
 class ExportQuery(StrictSerializer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from chat.models import Chat, Message
+from chat.parts import Part, TextFile, file_part
 from runs import lifecycle
-from runs.errors import RunAlreadyActive, RunIdTaken
+from runs.errors import MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken
 from runs.failpoints import failpoint
 from runs.models import Run
 
@@ -31,7 +33,11 @@ _senders = ThreadPoolExecutor(4, thread_name_prefix="send")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A turn somebody asks for. `run_id` is the client's choice, if it made one."""
+    """A turn somebody asks for. `run_id` is the client's choice, if it made one.
+
+    With `text` a message is written, which `replaces` another one and all that came after it, or nothing. Without it
+    an answer is written anew, if `replaces` says which, or else what was interrupted is gone on with.
+    """
 
     chat: Chat
     user: Any
@@ -39,24 +45,33 @@ class Start:
     model: str
     trigger: Run.Trigger
     run_id: UUID | None = None
+    files: Sequence[TextFile] = ()
+    replaces: UUID | None = None
 
     @property
     def hash(self) -> str:
         """Tells whether the same id came with the same request."""
-        body = json.dumps([str(self.chat.pk), self.text, self.model], ensure_ascii=True)
+        files = [[file.name, file.text] for file in self.files]
+        replaces = self.replaces and str(self.replaces)
+        body = json.dumps([str(self.chat.pk), self.text, self.model, files, replaces], ensure_ascii=True)
         return hashlib.sha256(body.encode()).hexdigest()
 
 
 def start_run(start: Start) -> tuple[Run, bool]:
     """The run, and whether this call made it: the same id with the same body finds the run it made before.
 
-    Raises RunIdTaken, RunAlreadyActive.
+    Raises RunIdTaken, RunAlreadyActive, MessageGone, RequestMisfit.
     """
     if start.run_id is not None and (known := _replayed(start, start.run_id)):
         return known, False
     try:
         with transaction.atomic():
             failpoint("before_insert")
+            # The chat first, as in every transaction; whoever waits here waits for a turn that begins or ends.
+            Chat.objects.select_for_update(no_key=True).filter(pk=start.chat.pk).values_list("pk").get()
+            if start.run_id is not None and (known := _replayed(start, start.run_id)):
+                return known, False  # the same request won a race against itself, and changed what it looks at
+            _make_room(start)
             run = _insert(start)
             # No partial: Django reports what failed by its __qualname__, and fails itself where there is none.
             transaction.on_commit(lambda: _send_first(run), robust=True)
@@ -73,11 +88,9 @@ def _send_first(run: Run) -> None:
 
 
 def _insert(start: Start) -> Run:
-    # The chat first, as in every transaction; whoever waits here waits for a turn that begins or ends.
-    Chat.objects.select_for_update(no_key=True).filter(pk=start.chat.pk).values_list("pk").get()
-    Message.objects.create(
-        chat=start.chat, role=Message.Role.USER, parts=[{"type": "text", "text": start.text}], created_by=start.user
-    )
+    if start.text:
+        parts: list[Part] = [*map(file_part, start.files), {"type": "text", "text": start.text}]
+        Message.objects.create(chat=start.chat, role=Message.Role.USER, parts=parts, created_by=start.user)
     answer = Message.objects.create(chat=start.chat, role=Message.Role.ASSISTANT, status=Message.Status.STREAMING)
     run = Run(
         workspace_id=start.chat.workspace_id,
@@ -96,6 +109,40 @@ def _insert(start: Start) -> Run:
     Chat.objects.filter(pk=start.chat.pk).update(updated_at=Now())
     run.refresh_from_db()
     return run
+
+
+def _make_room(start: Start) -> None:
+    """What has to be true of the locked chat, and what leaves it, before the new messages come in."""
+    if start.replaces is None and start.text:
+        return
+    # The insert would be refused as well, but only after a check below had given another reason: whoever comes second
+    # with the same replacement is told of the run that the first one began.
+    if active := Run.objects.active().filter(chat=start.chat).first():
+        raise RunAlreadyActive(active.pk)
+    if start.replaces is None:
+        _expect_interrupted(start)
+    else:
+        _replace(start, start.replaces)
+
+
+def _replace(start: Start, message_id: UUID) -> None:
+    replaced = Message.objects.current().filter(chat=start.chat, pk=message_id).first()
+    if replaced is None:
+        raise MessageGone
+    if replaced.role == Message.Role.USER and not start.text:
+        raise RequestMisfit("text", "A message of a person is replaced by another text.")
+    if replaced.role == Message.Role.ASSISTANT and start.text:
+        raise RequestMisfit("text", "An answer is written anew by the model: leave the text out.")
+    Message.objects.current().from_on(replaced).update(replaced_at=Now())
+
+
+def _expect_interrupted(start: Start) -> None:
+    """The run that goes on writes a message of its own, behind the interrupted one: that is settled, and what a run
+    streams is always the whole message it stores. The model gets what was said so far as its own words (see
+    `agents.history`), and says only the rest."""
+    last = Run.objects.filter(chat=start.chat).order_by("-created_at", "-pk").first()
+    if last is None or last.status not in (Run.Status.FAILED, Run.Status.ABORTED):
+        raise RequestMisfit("continue", "There is nothing to continue: no answer was interrupted last.")
 
 
 def _replayed(start: Start, run_id: UUID) -> Run | None:

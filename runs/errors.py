@@ -19,5 +19,17 @@ class RunAlreadyActive(RunError):
         self.run_id = run_id
 
 
+class MessageGone(RunError):
+    """The message to be replaced is not in the chat, or was replaced already."""
+
+
+class RequestMisfit(RunError):
+    """The chat as it is does not allow what `field` of the request asks for; the text says why, to people."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+
+
 class RunIdTaken(RunError):
     """The client chose an id that another run has."""

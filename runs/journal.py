@@ -84,5 +84,5 @@ def _after_step(count: int, log: list[Entry]) -> Iterator[Chunk]:
 
 def history(run: Run, instructions: str) -> list[ProviderMessage]:
     """All that was said in the chat before this run's answer, as the provider gets it."""
-    before = Message.objects.filter(chat=run.chat_id).exclude(run=run.pk).order_by("created_at", "pk")
+    before = Message.objects.current().filter(chat=run.chat_id).exclude(run=run.pk).order_by("created_at", "pk")
     return provider_messages(instructions, before.values_list("role", "parts"))

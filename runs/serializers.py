@@ -7,8 +7,9 @@ from rest_framework import serializers
 
 from chat.api.doors import PageQuery
 from chat.api.errors import ApiError
-from chat.api.strict import CursorField, IdField, NumberField, StrictSerializer, TextField
-from chat.serializers import MessageOut
+from chat.api.strict import CursorField, FlagField, IdField, NumberField, StrictSerializer, TextField
+from chat.parts import TextFile
+from chat.serializers import FileIn, MessageOut
 from runs.eventlog import EntryId, parse_entry_id
 from runs.models import Run, Step
 
@@ -87,15 +88,41 @@ class StepOut(serializers.Serializer[Step]):
     finished_at = serializers.DateTimeField()
 
 
+# More in one message is a mistake, or an archive that was unpacked.
+MOST_FILES = 20
+
+
 class RunStart(StrictSerializer):
-    text = TextField()
+    """A message, with or without `replaces`; or, without a text, `replaces` or `continue`."""
+
+    text = TextField(required=False)
     id = IdField(required=False)
     model = TextField(required=False, max_length=255)
+    files = serializers.ListField(child=FileIn(), required=False, max_length=MOST_FILES)
+    replaces = IdField(required=False)
 
-    def validate_text(self, text: str) -> str:
-        if len(text.encode()) > settings.MESSAGE_MAX_BYTES:
-            raise ApiError(413, "TOO_LARGE", f"A message has at most {settings.MESSAGE_MAX_BYTES} bytes.")
-        return text
+    def get_fields(self) -> dict[str, Any]:
+        # No attribute can have this name.
+        return {**super().get_fields(), "continue": FlagField(required=False)}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs.pop("continue", False):
+            _expect_none_of(attrs, "text", "files", "replaces", because="This does not go with continue.")
+        elif "text" not in attrs:
+            if "replaces" not in attrs:
+                raise serializers.ValidationError({"text": ["This field is required."]})
+            _expect_none_of(attrs, "files", because="Files come with a text.")
+        attrs["files"] = [TextFile(**file) for file in attrs.get("files", ())]
+        texts = [attrs.get("text", ""), *(file.text for file in attrs["files"])]
+        if sum(len(text.encode()) for text in texts) > settings.MESSAGE_MAX_BYTES:
+            detail = f"A message has at most {settings.MESSAGE_MAX_BYTES} bytes, its files included."
+            raise ApiError(413, "TOO_LARGE", detail)
+        return attrs
+
+
+def _expect_none_of(attrs: dict[str, Any], *names: str, because: str) -> None:
+    if found := [name for name in names if attrs.get(name)]:
+        raise serializers.ValidationError({name: [because] for name in found})
 
 
 class ChatStop(StrictSerializer):

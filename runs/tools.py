@@ -32,7 +32,7 @@ def search_chats(
 def _found(context: ToolContext, words: str, limit: int) -> list[dict[str, Any]]:
     query = SearchQuery(words, config="simple", search_type="websearch")
     chats = Chat.objects.owned_by(context.user_id).exclude(pk=context.chat_id)
-    found = Message.objects.filter(search=query, chat__in=chats).select_related("chat").order_by("-created_at")
+    found = Message.objects.current().filter(search=query, chat__in=chats).select_related("chat")
     return [
         {
             "chat": message.chat.title,
@@ -40,7 +40,7 @@ def _found(context: ToolContext, words: str, limit: int) -> list[dict[str, Any]]
             "said_at": message.created_at.isoformat(timespec="seconds"),
             "text": _text(message)[:LONGEST_QUOTE],
         }
-        for message in found[:limit]
+        for message in found.order_by("-created_at")[:limit]
     ]
 
 

@@ -30,7 +30,7 @@ from chat.models import Chat, Message
 from chat.serializers import ExportQuery, MessageOut, MessageQuery
 from runs import dispatch, eventlog, journal, stop, stream, sweep
 from runs.database import in_thread
-from runs.errors import RunAlreadyActive, RunIdTaken
+from runs.errors import MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken
 from runs.models import Run
 from runs.serializers import (
     ChatStop,
@@ -79,7 +79,7 @@ class ChatMessages(ChatDoor):
 
     @extend_schema(parameters=[MessageQuery, _ACTIVE_RUN], responses=page_of(MessageOut), operation_id="chats_messages")
     def get(self, request: Request, chat: UUID) -> Response:
-        messages = Message.objects.filter(chat=self.chat(chat)).select_related("run")
+        messages = Message.objects.current().filter(chat=self.chat(chat)).select_related("run")
         active = Run.objects.active().filter(chat=chat).first()
         if active and self.query["exclude_active"] == "1":
             messages = messages.exclude(run=active.pk)
@@ -112,7 +112,7 @@ class ChatExport(ChatDoor):
     @extend_schema(parameters=[ExportQuery], responses=_EXPORTS, operation_id="chats_export")
     def get(self, request: Request, chat: UUID) -> HttpResponse:
         found = self.chat(chat)
-        messages = Message.objects.filter(chat=found).select_related("run").order_by("created_at", "pk")
+        messages = Message.objects.current().filter(chat=found).select_related("run").order_by("created_at", "pk")
         return export(found, [LiveMessageOut(message).data for message in messages], self.query["format"])
 
 
@@ -133,19 +133,27 @@ class ChatRuns(ChatDoor):
         found = self.chat(chat)
         body = self.body(request, RunStart)
         _check_switches(found)
-        by_token = isinstance(request.successful_authenticator, TokenAuthentication)
         start = dispatch.Start(
             chat=found,
             user=request.user,
-            text=body["text"],
+            text=body.get("text", ""),
             model=_allowed_model(body.get("model")),
-            trigger=Run.Trigger.API if by_token else Run.Trigger.USER,
+            trigger=_trigger(request, body),
             run_id=body.get("id"),
+            files=body["files"],
+            replaces=body.get("replaces"),
         )
         run, is_new = _start(start)
         response = Response(RunOut(run).data, status=202 if is_new else 200)
         response["Location"] = f"/api/runs/{run.pk}"
         return response
+
+
+def _trigger(request: Request, body: dict[str, Any]) -> Run.Trigger:
+    if "text" not in body and "replaces" not in body:
+        return Run.Trigger.CONTINUE
+    by_token = isinstance(request.successful_authenticator, TokenAuthentication)
+    return Run.Trigger.API if by_token else Run.Trigger.USER
 
 
 def _check_switches(chat: Chat) -> None:
@@ -166,8 +174,10 @@ def _allowed_model(wanted: str | None) -> str:
 def _start(start: dispatch.Start) -> tuple[Run, bool]:
     try:
         return dispatch.start_run(start)
-    except Chat.DoesNotExist as error:  # since it was looked up
+    except (Chat.DoesNotExist, MessageGone) as error:  # since it was looked up, or as far as this chat goes
         raise _not_found() from error
+    except RequestMisfit as error:
+        raise ValidationError({error.field: [str(error)]}) from error
     except RunIdTaken as error:
         raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
     except RunAlreadyActive as error:

@@ -53,6 +53,15 @@ class IdField(serializers.UUIDField):
         return value
 
 
+class FlagField(serializers.BooleanField):
+    """true or false, and none of the words and numbers that DRF takes for one of them."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
 class WholeNumberField(serializers.IntegerField):
     """In a query: decimal digits, and nothing else that int() takes for a number."""
 

@@ -34,16 +34,25 @@ def assistant_parts(draw: st.DrawFn) -> list[dict[str, Any]]:
     return parts
 
 
-@given(st.lists(assistant_parts(), max_size=4))
-def test_every_stored_chat_becomes_a_history_that_a_strict_provider_takes(answers: list[list[dict[str, Any]]]) -> None:
+# Each question with its answer, and what continuing that one made.
+turns = st.lists(st.lists(assistant_parts(), max_size=3), max_size=4)
+FILE = {"type": "file", "mediaType": "text/plain", "filename": "a", "url": "data:text/plain;charset=utf-8;base64,"}
+
+
+@given(turns, st.booleans())
+def test_every_stored_chat_becomes_a_history_that_a_strict_provider_takes(
+    turns: list[list[list[dict[str, Any]]]], asks: bool
+) -> None:
     stored: list[tuple[str, list[dict[str, Any]]]] = []
-    for parts in answers:
-        stored += [("user", [{"type": "text", "text": "question"}]), ("assistant", parts)]
-    stored.append(("user", [{"type": "text", "text": "last question"}]))
+    for answers in turns:
+        stored += [("user", [FILE, {"type": "text", "text": "question"}]), *(("assistant", parts) for parts in answers)]
+    if asks or not turns:
+        stored.append(("user", [{"type": "text", "text": "last question"}]))
     messages = provider_messages("be good", stored)
     check_history(messages)
-    assert messages[-1]["role"] == "user"
-    assert messages[-1]["content"].endswith("last question")
+    if asks:
+        assert messages[-1]["role"] == "user"
+        assert messages[-1]["content"].endswith("last question")
 
 
 def test_questions_without_an_answer_between_them_become_one() -> None:

@@ -147,7 +147,7 @@ UNKNOWN_FIELDS = [
     *("api_base", "api_key", "base_url", "extra_headers", "tools", "tool_choice", "response_format", "temperature"),
     *("max_tokens", "stream", "messages", "system", "attachments", "runId", "force", "reason", "idempotency_key"),
     # of features that are still to come
-    *("role", "role_id", "limits", "on_active", "replaces", "continue", "files"),
+    *("role", "role_id", "limits", "on_active"),
 ]
 
 
@@ -192,6 +192,63 @@ def test_a_text_that_is_too_long_is_refused(api: Api, ids: dict[str, UUID], sett
     assert_refused(api.post(path, {"text": "x", "model": "x" * 256}), "INVALID", "model")
 
 
+NO_FLAGS = [None, 0, 1, 1.0, "true", "True", "on", "yes", "", [], [True], {}, {"a": True}]
+
+
+def test_a_flag_is_true_or_false(api: Api, ids: dict[str, UUID]) -> None:
+    with nothing_changed():
+        for value in NO_FLAGS:
+            response = api.post(f"/api/chats/{ids['chat']}/runs", json.dumps({"continue": value}))
+            assert_refused(response, "INVALID", "continue")
+
+
+NO_FILES: list[tuple[Any, str]] = [
+    *((value, "files") for value in (None, "x", 1, True, {}, {"name": "a", "text": "b"}, "[]")),
+    ([{"name": "a", "text": "b"}] * 21, "files"),
+    *(([value], "files.0.body") for value in ("x", 1, [], [["a"]])),
+    ([None], "files.0"),
+    ([{}], "files.0.name"),
+    ([{"name": "a"}], "files.0.text"),
+    ([{"name": "a", "text": "b", "mediaType": "c"}], "files.0.mediaType"),
+    ([{"name": "a", "text": "b"}, {"name": "", "text": "b"}], "files.1.name"),
+    *(([{"name": "a", "text": text}], "files.0.text") for text in NO_TEXTS),
+    *(([{"name": name, "text": "b"}], "files.0.name") for name in (*NO_TEXTS, *BLANKS)),
+]
+NO_FILE_NAMES = [
+    *("/", "a/b", "../../etc/passwd", "/etc/passwd", "a\\b", "C:\\x", ".", "..", "a\n", "\na", "a\r\nb", "a\tb", "a\0"),
+    *("a\x7f", "a\x85b", "a\u2028b", "a\u202egpj.exe", "a\u2066b", "x" * 256, "🙂" * 256),
+]
+
+
+@pytest.mark.parametrize(("files", "field"), NO_FILES, ids=str)
+def test_a_file_is_a_name_and_a_text(api: Api, ids: dict[str, UUID], files: Any, field: str) -> None:
+    with nothing_changed():
+        response = api.post(f"/api/chats/{ids['chat']}/runs", json.dumps({"text": "x", "files": files}))
+        assert_refused(response, "INVALID", field)
+
+
+@pytest.mark.parametrize("name", NO_FILE_NAMES)
+def test_the_name_of_a_file_is_no_path_and_one_line(api: Api, ids: dict[str, UUID], name: str) -> None:
+    with nothing_changed():
+        body = {"text": "x", "files": [{"name": name, "text": "b"}]}
+        assert_refused(api.post(f"/api/chats/{ids['chat']}/runs", json.dumps(body)), "INVALID", "files.0.name")
+
+
+def test_what_goes_with_a_turn_goes_together(api: Api, ids: dict[str, UUID]) -> None:
+    file, some = {"name": "a", "text": "b"}, str(uuid4())
+    with nothing_changed():
+        for body, field in [
+            ({}, "text"),
+            ({"continue": False}, "text"),
+            ({"files": [file]}, "text"),
+            ({"continue": True, "text": "x"}, "text"),
+            ({"continue": True, "files": [file]}, "files"),
+            ({"continue": True, "replaces": some}, "replaces"),
+            ({"replaces": some, "files": [file]}, "files"),
+        ]:
+            assert_refused(api.post(f"/api/chats/{ids['chat']}/runs", json.dumps(body)), "INVALID", field)
+
+
 # `{id}` stands for the right one.
 NO_IDS = [
     *("", " ", "null", "undefined", "true", "*", "me", "latest", "active", "%", "%20", "%2520", "../{id}", "{id}/"),
@@ -207,6 +264,7 @@ ID_FIELDS = [
     ("/api/chats", "id"),
     ("/api/chats", "workspace"),
     ("/api/chats/{chat}/runs", "id"),
+    ("/api/chats/{chat}/runs", "replaces"),
     ("/api/chats/{chat}/stop", "run_id"),
 ]
 

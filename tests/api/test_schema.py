@@ -84,9 +84,11 @@ def test_what_is_no_json_says_so(schema: Json) -> None:
 
 def test_bodies_are_described_as_strict_as_they_are(schema: Json) -> None:
     shapes = schema["components"]["schemas"]
-    for name in ("ChatCreate", "ChatChange", "ChatStop", "RunStart"):
+    for name in ("ChatCreate", "ChatChange", "ChatStop", "RunStart", "FileIn"):
         assert shapes[name]["additionalProperties"] is False
-    assert (shapes["ChatChange"]["required"], shapes["RunStart"]["required"]) == (["title"], ["text"])
+    assert (shapes["ChatChange"]["required"], shapes["FileIn"]["required"]) == (["title"], ["name", "text"])
+    # a turn is a text, or an answer to be written anew, or one to be gone on with
+    assert "required" not in shapes["RunStart"]
 
 
 def test_answers_are_what_the_schema_says(api: Api, chat: Chat, schema: Json) -> None:
