@@ -189,5 +189,10 @@ def send(run_id: UUID, attempt: int) -> bool:
     return False
 
 
+def submit(task: str, args: list[Any], queue: str) -> Future[Any]:
+    """Any other Celery message, on a thread of its own: nobody waits longer than SEND_SECONDS and then cancels it."""
+    return _senders.submit(current_app.send_task, task, args=args, queue=queue)
+
+
 def _send(run_id: UUID, attempt: int) -> None:
     current_app.send_task("runs.execute_run", args=[str(run_id), attempt], task_id=f"{run_id}.{attempt}", queue="runs")

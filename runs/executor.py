@@ -57,6 +57,7 @@ class Execution:
         self.run_id = run_id
         self.attempt = attempt
         self.run: Run | None = None
+        self.is_settled = False
         self._worker = worker
         self._writer = writer
         self._client = client
@@ -262,6 +263,7 @@ class Execution:
         except Exception as error:
             logger.error("NON-TERMINAL", run_id=str(run.pk), chat_id=str(run.chat_id), error=repr(error)[:500])
             return
+        self.is_settled = True
         logger.info(
             "run_settled", run_id=str(run.pk), chat_id=str(run.chat_id), attempt=run.attempt, status=ending.status
         )

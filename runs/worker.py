@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connection
 
 from agents.llm import ModelClient
-from runs import dispatch, lifecycle, stop
+from runs import dispatch, lifecycle, stop, titles
 from runs.database import TRANSIENT, in_thread
 from runs.executor import Execution, Interrupt
 from runs.lifecycle import Held
@@ -68,6 +68,10 @@ class Worker:
             dispatch.send(run_id, attempt)
             return
         done.result()
+
+    def give_title(self, chat_id: UUID) -> None:
+        """For Celery's threads; does not wait for it."""
+        self._loop.call_soon_threadsafe(lambda: self._spawn(titles.give(self._client, chat_id)))
 
     def close(self) -> None:
         """Begins the hand-over of all runs. Only sets a flag and wakes the loop: it is called by a signal handler."""
@@ -132,6 +136,8 @@ class Worker:
             logger.warning("run_not_executed", run_id=str(run_id), attempt=attempt, error=type(error).__name__)
         finally:
             del self._live[run_id, attempt]
+        if execution.run and execution.is_settled:
+            self._spawn(titles.ask_for(execution.run.chat_id))
 
     # Stops
 

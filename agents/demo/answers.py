@@ -56,6 +56,15 @@ def markdown() -> str:
     return MARKDOWN
 
 
+def title(opening: str) -> str:
+    return f"About: {' '.join(opening.split()[:6]).rstrip('.,;:!?')}"
+
+
+def go_on(said: str) -> str:
+    """The rest of a long answer that was interrupted there."""
+    return SLOW.removeprefix(said) if said and SLOW.startswith(said) else "That was all I had to say."
+
+
 def quoted(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= QUOTE_LIMIT else line[:QUOTE_LIMIT] + "…"

@@ -155,9 +155,12 @@ def _plain_words(text: str) -> Directives:
         ("table", replace(people, script="markdown")),
         ("think", replace(people, script="think")),
         ("slow", replace(people, script="slow", rate=SLOW_RATE)),
+        ("title", replace(people, script="title")),
     ):
         if word in words:
             return wish
+    if re.search(r"\bgo on\b", text, re.IGNORECASE):
+        return replace(people, script="go_on", rate=SLOW_RATE)
     return people
 
 

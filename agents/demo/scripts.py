@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, repeat
 
-from agents.demo.answers import hello, markdown, quoted, slow, words
+from agents.demo.answers import go_on, hello, markdown, quoted, slow, title, words
 from agents.demo.directives import Directives, WantedCall
 from agents.demo.moves import (
     Broken,
@@ -43,6 +43,8 @@ class Turn:
     step: int = 0
     offered: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    opening: str = ""  # the first message of the conversation
+    said: str = ""  # the answer before the prompt
 
 
 def play(turn: Turn) -> Iterator[Move]:
@@ -281,6 +283,8 @@ SCRIPTS: dict[str, Callable[[Turn], Iterator[Move]]] = {
     "hello": _prose(lambda turn: hello(turn.prompt)),
     "slow": _prose(lambda turn: slow()),
     "markdown": _prose(lambda turn: markdown()),
+    "title": _prose(lambda turn: title(turn.opening)),
+    "go_on": _prose(lambda turn: go_on(turn.said)),
     "think": _think,
     "ask": _prose(_asked),
 }

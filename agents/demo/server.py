@@ -132,7 +132,9 @@ def read_turn(body: JsonObject, prompt: str, directives: Directives) -> Turn:
     step = sum(1 for message in turn if message.get("tool_calls"))
     asked = max((at for at, message in enumerate(turn) if message.get("tool_calls")), default=len(turn))
     results = tuple(text_of(message) for message in turn[asked + 1 :])
-    return Turn(directives, prompt, step, tool_names(body), results)
+    opening = text_of(messages[roles.index("user")])
+    said = next((text_of(message) for message in reversed(messages[:since]) if _role(message) == "assistant"), "")
+    return Turn(directives, prompt, step, tool_names(body), results, opening, said)
 
 
 def _refuse(call: Call, message: str) -> web.Response:

@@ -14,8 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from agents.demo.answers import SLOW
 from agents.demo.scripts import SCRIPTS, token
 from agents.demo.server import start_server
+from agents.history import GO_ON
+from runs import titles
 
 JsonObject = dict[str, object]
 keys = (f"key{number}" for number in itertools.count())
@@ -217,6 +220,24 @@ async def test_plain_words_choose_a_script(client: Client, key: str, prompt: str
     streamed = await client.stream(f"{prompt} key:{key} rate:0")
     assert len(streamed.text) > 200
     assert (await client.call(key))["script"] == script
+
+
+async def test_a_conversation_is_given_a_title_by_its_opening(client: Client) -> None:
+    history = [
+        {"role": "user", "content": "What is the time in Paris, by the way? key:none status:500"},
+        {"role": "assistant", "content": "Noon."},
+        {"role": "user", "content": titles.REQUEST},
+    ]
+    assert (await client.stream(history)).text == "About: What is the time in Paris"
+
+
+async def test_a_long_answer_is_gone_on_with_where_it_was_interrupted(client: Client) -> None:
+    def interrupted(said: str) -> list[JsonObject]:
+        question, answer = {"role": "user", "content": "slow"}, {"role": "assistant", "content": said}
+        return [question, answer, {"role": "user", "content": f"{GO_ON} rate:0"}]
+
+    assert SLOW[:20] + (await client.stream(interrupted(SLOW[:20]))).text == SLOW
+    assert (await client.stream(interrupted("something else"))).text == "That was all I had to say."
 
 
 async def test_the_default_answer_quotes_what_was_asked(client: Client) -> None:
