@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import LoginView, LogoutView
 from django.http import HttpRequest, HttpResponse
@@ -18,7 +19,7 @@ from django.views.decorators.http import require_safe
 @ensure_csrf_cookie
 def index(request: HttpRequest, chat: UUID | None = None) -> HttpResponse:
     """The page is the same for every address: it asks the API for the chat, which decides who may see it."""
-    response = render(request, "chat/page.html")
+    response = render(request, "chat/page.html", {"message_bytes": settings.MESSAGE_MAX_BYTES})
     # Browsers resolve the hosts of links before anybody clicks; a link written by a model could carry data out so.
     response["X-DNS-Prefetch-Control"] = "off"
     return response

@@ -87,7 +87,7 @@ def _set(chat_id: UUID, title: str) -> None:
 
 async def _proposed(client: ModelClient, beginning: Beginning) -> str:
     """What the model says; nothing where it fails, takes too long, or has not answered the person either."""
-    if not beginning.answer or not _costs_no_import(beginning.model):
+    if not (beginning.question and beginning.answer and _costs_no_import(beginning.model)):
         return ""
     request = ModelRequest(beginning.model, _messages(beginning), (), settings.AGENT_API_BASE, MODEL_SECONDS)
     said = ""

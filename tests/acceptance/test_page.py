@@ -113,3 +113,48 @@ def test_what_a_model_writes_makes_the_page_do_nothing(browser: Browser, cluster
     expect(page.locator("main")).to_contain_text("tokens in")
     assert not [url for url in asked if not url.startswith((cluster.address, "blob:"))]
     assert page.locator("main img[src*=evil]").count() == 0
+
+
+def test_a_text_file_goes_with_a_message_and_the_chat_gets_a_title(
+    browser: Browser, cluster: Cluster, account: Account
+) -> None:
+    page = log_in(browser, cluster, account)
+    files = [("notes.txt", b"<b>milk</b>"), ("b.bin", b"\0\xff"), ("large", b"x" * 2**20 + b"x")]
+    page.set_input_files("#picker", [{"name": name, "mimeType": "", "buffer": data} for name, data in files])
+    expect(page.locator("#files")).to_have_text("notes.txt×")
+    expect(page.locator("#notice")).to_contain_text("b.bin is not a text file. large is too large")
+    say(page, "Remember the milk, please, and the eggs")
+    expect(page.locator("main")).to_contain_text("tokens in", timeout=20_000)
+    # the file is shown by name, and what is in it as text
+    page.locator("details.file summary").click()
+    expect(page.locator("details.file .plain")).to_have_text("<b>milk</b>")
+    expect(page.locator("#files")).to_be_hidden()
+    # and the title arrives without a reload
+    expect(page.locator("#title")).to_have_text("About: Remember the milk, please, and the", timeout=20_000)
+
+
+def test_a_message_is_edited_an_answer_written_anew_and_an_interrupted_one_continued(
+    browser: Browser, cluster: Cluster, account: Account
+) -> None:
+    page = log_in(browser, cluster, account)
+    main = page.locator("main")
+    say(page, f"script:text tokens:3 key:{new_key()}")
+    expect(main).to_contain_text("tokens in", timeout=20_000)
+    # a message is edited; what was being written comes back afterwards
+    page.fill("textarea", "a draft")
+    page.get_by_role("button", name="Edit").click()
+    say(page, f"script:eof after:3 times:1 key:{new_key()}")
+    expect(page.locator("textarea")).to_have_value("a draft")
+    page.get_by_role("button", name="Continue").wait_for()
+    assert page.locator("article").count() == 2
+    # an answer is written anew
+    page.get_by_role("button", name="Try again").click()
+    expect(main).to_contain_text("tokens in", timeout=20_000)
+    assert page.locator("article").count() == 2
+    # an interrupted one is gone on with, behind it
+    say(page, f"script:text tokens:2000 rate:20 key:{new_key()}")
+    expect(main).to_contain_text(token(30, 0).text.strip())
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Continue").press("Enter")
+    expect(main).to_contain_text("That was all I had to say.", timeout=20_000)
+    expect(page.locator("article")).to_have_count(5)

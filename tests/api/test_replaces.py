@@ -47,6 +47,7 @@ def test_an_edited_message_replaces_itself_and_all_after_it(api: Api, chat: Chat
     turn(chat, "first", "one")
     edited, _ = turn(chat, "second", "two")
     turn(chat, "third", "three")
+    turn(ChatFactory(), "of another chat", "later")
     before = list(Message.objects.order_by("pk").values("pk", "parts", "status", "created_at"))
     # when
     response = start(api, chat, text="second thoughts", replaces=edited.pk)
@@ -64,7 +65,7 @@ def test_an_edited_message_replaces_itself_and_all_after_it(api: Api, chat: Chat
     # and stays stored
     stored = Message.objects.filter(pk__in=[row["pk"] for row in before]).order_by("pk")
     assert list(stored.values("pk", "parts", "status", "created_at")) == before
-    assert stored.filter(replaced_at=None).count() == 2
+    assert stored.filter(replaced_at=None).count() == 4
 
 
 def test_an_answer_written_anew_replaces_itself_and_all_after_it(program: Api, chat: Chat) -> None:

@@ -203,6 +203,7 @@ def test_nobody_imports_litellm_for_a_title(model: Model, settings: Settings) ->
 
 def test_a_turn_without_an_answer_is_named_by_its_first_words(model: Model) -> None:
     assert give(model, answered(answer="")) == "what is the time?"
+    assert give(model, answered(question=" ")) == ""
     assert model.requests == []
 
 

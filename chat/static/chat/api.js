@@ -26,7 +26,7 @@ export function onThisOrigin(url) {
 export const me = () => get("/api/me");
 export const chats = (query) => get(query ? `/api/chats?q=${encodeURIComponent(query)}` : "/api/chats");
 export const chat = (id) => get(`/api/chats/${id}`);
-export const messages = (chatId) => get(`/api/chats/${chatId}/messages?order=newest`);
+export const messages = (chatId, limit = 50) => get(`/api/chats/${chatId}/messages?order=newest&limit=${limit}`);
 export const nextPage = (url) => get(onThisOrigin(url));
 export const latestRun = (chatId) => get(`/api/chats/${chatId}/run`);
 export const run = (id) => get(`/api/runs/${id}`);
@@ -36,8 +36,9 @@ export const renameChat = (id, title) => send("PATCH", `/api/chats/${id}`, { tit
 export const deleteChat = (id) => send("DELETE", `/api/chats/${id}`);
 export const stop = (chatId, runId) => send("POST", `/api/chats/${chatId}/stop`, { run_id: runId });
 
-export function startRun(chatId, text, idempotencyKey) {
-  return send("POST", `/api/chats/${chatId}/runs`, { text }, { "Idempotency-Key": idempotencyKey });
+// `turn` is the body: a text with its files, what it replaces, or that the last answer goes on.
+export function startRun(chatId, turn, idempotencyKey) {
+  return send("POST", `/api/chats/${chatId}/runs`, turn, { "Idempotency-Key": idempotencyKey });
 }
 
 function get(path) {

@@ -2,13 +2,15 @@
 
 import * as api from "./api.js";
 import { element } from "./element.js";
+import { partOf } from "./files.js";
 import { LiveRun } from "./live.js";
 import { MessageView } from "./message.js";
 
 const NEAR_THE_END_PX = 60;
 
 export class Conversation {
-  // `listener` has changed(), failed(error) and ended(notice), where null is an end that needs no words.
+  // `listener` has changed(), failed(error), act({ name, message }), and ended(notice), where null is an end that needs
+  // no words.
   constructor(chatId, scroller, listener) {
     this.chatId = chatId;
     this.scroller = scroller;
@@ -20,6 +22,7 @@ export class Conversation {
     this.earlier = element("button", { type: "button", className: "quiet earlier", hidden: true }, "Show earlier messages");
     this.earlier.addEventListener("click", () => this.showEarlier());
     this.scroller.replaceChildren(element("div", { className: "column" }, this.earlier, this.list));
+    this.list.addEventListener("act", ({ detail }) => this.listener.act(detail));
     this.stayAtTheEnd();
   }
 
@@ -109,12 +112,29 @@ export class Conversation {
       ended: (notice) => this.endLive(notice),
       gone: () => this.endLive("This answer is no longer there."),
     });
+    this.list.classList.add("busy");
     this.listener.changed();
   }
 
   endLive(notice) {
     this.live = null;
+    this.list.classList.remove("busy");
     this.listener.ended(notice);
+    this.nameOwn();
+  }
+
+  // The text just sent gets the id that the server has for it: without one it cannot be edited.
+  async nameOwn() {
+    const own = [...this.views.values()].findLast(({ id }) => typeof id === "symbol");
+    if (!own) return;
+    try {
+      const [answer, question] = (await api.messages(this.chatId, 2)).results;
+      if (answer?.run_id !== this.latestRunId || question?.role !== "user") return;
+      own.show(question);
+      this.views = new Map([...this.views.values()].map((view) => [view.id, view]));
+    } catch {
+      // It stays as it is until the chat is opened again.
+    }
   }
 
   add(message) {
@@ -124,14 +144,14 @@ export class Conversation {
     return view;
   }
 
-  // The text just sent, shown before the server has answered. The returned function takes it away again.
-  addOwn(text) {
-    const view = this.add({ id: Symbol("own"), role: "user", parts: [], text, status: "completed" });
+  // What a turn changes, shown before the server has answered. The returned function takes it back.
+  expect({ text, files = [], replaces }) {
+    const before = [...this.views.values()];
+    const replaced = before.findIndex(({ id }) => id === replaces);
+    if (replaced >= 0) this.setViews(before.slice(0, replaced));
+    if (text) this.add({ id: Symbol("own"), role: "user", parts: files.map(partOf), text, status: "completed" });
     this.scrollToTheEnd();
-    return () => {
-      view.element.remove();
-      this.views.delete(view.id);
-    };
+    return () => this.setViews(before);
   }
 
   setOlder(next) {

@@ -11,17 +11,19 @@ const ENDINGS = {
   stopped: ["Stopped."],
   disconnected: ["Stopped, because the connection it belonged to went away."],
   superseded: ["Stopped in favour of a newer message."],
-  budget: ["Stopped at its limit of steps, tokens or cost.", "Send “go on” to let it continue."],
-  timeout: ["Stopped at its time limit.", "Send “go on” to let it continue."],
-  provider_error: ["The model could not be reached or refused to answer.", "Sending the message again often helps."],
+  budget: ["Stopped at its limit of steps, tokens or cost."],
+  timeout: ["Stopped at its time limit."],
+  provider_error: ["The model could not be reached or refused to answer.", "Trying again often helps."],
   tool_error: ["A tool failed.", "The tool's card above tells more. Try again or ask in another way."],
-  worker_lost: ["The answer was interrupted too many times by crashes.", "Sending the message again starts afresh."],
-  internal_error: ["Something went wrong on our side.", "Sending the message again often helps."],
+  worker_lost: ["The answer was interrupted too many times by crashes.", "Trying again starts afresh."],
+  internal_error: ["Something went wrong on our side.", "Trying again often helps."],
 };
 const UNKNOWN_ENDINGS = {
   aborted: ["Stopped."],
-  error: ["The answer failed.", "Sending the message again often helps."],
+  error: ["The answer failed.", "Trying again often helps."],
 };
+
+const LABELS = { edit: "Edit", regenerate: "Try again", continue: "Continue" };
 
 export class MessageView {
   constructor(message) {
@@ -53,7 +55,22 @@ export class MessageView {
     this.element.classList.toggle("streaming", !this.isFinal);
     if (message.role === "user") this.showOwnText(message);
     else this.showParts(message.parts);
-    this.foot.replaceChildren(...ending(message), ...usage(message.metadata?.usage));
+    this.foot.replaceChildren(...ending(message), ...usage(message.metadata?.usage), ...this.actions());
+  }
+
+  // What can be done with it, told to whoever listens for `act`. The page has no id yet of what it sent itself.
+  actions() {
+    if (!this.isFinal || typeof this.id !== "string") return [];
+    const interrupted = this.message.status === "error" || this.message.status === "aborted";
+    const names = this.message.role === "user" ? ["edit"] : interrupted ? ["continue", "regenerate"] : ["regenerate"];
+    return [element("p", { className: "actions" }, ...names.map((name) => this.action(name)))];
+  }
+
+  action(name) {
+    const button = element("button", { type: "button", className: `quiet ${name}` }, LABELS[name]);
+    const act = () => new CustomEvent("act", { bubbles: true, detail: { name, message: this.message } });
+    button.addEventListener("click", () => this.element.dispatchEvent(act()));
+    return button;
   }
 
   // Screen readers wait while it is busy and then read what is new.
@@ -65,7 +82,7 @@ export class MessageView {
   showOwnText(message) {
     const plain = new PlainText();
     plain.update(message.text);
-    this.parts.replaceChildren(plain.element);
+    this.parts.replaceChildren(...message.parts.filter(({ type }) => type === "file").map(fileElement), plain.element);
   }
 
   showParts(parts) {
@@ -85,6 +102,12 @@ export class MessageView {
     this.views.push({ key: keyOf(part), view });
     if (view) this.parts.append(view.element);
   }
+}
+
+function fileElement(part) {
+  const view = viewOf(part);
+  view.update(part);
+  return view.element;
 }
 
 function keyOf(part) {

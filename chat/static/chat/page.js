@@ -8,6 +8,8 @@ import { clearNotice, failed, say } from "./notice.js";
 import { Drawer, ask } from "./panels.js";
 
 const OTHERS_PAUSE_MS = 10_000;
+// A chat without a title gets one after its first turn: soon, or when the server has waited for a model long enough.
+const TITLE_PAUSES_MS = [2_000, 12_000];
 
 const $ = (id) => document.getElementById(id);
 
@@ -26,9 +28,12 @@ const chats = new ChatList(
   { open: (id) => go(`/c/${id}`), failed },
 );
 const composer = new Composer(
-  { form: $("composer"), input: $("text"), send: $("send"), stop: $("stop"), status: $("status") },
-  document.body.dataset.user,
-  { send, stop },
+  {
+    form: $("composer"), input: $("text"), send: $("send"), stop: $("stop"), status: $("status"), editing: $("editing"),
+    button: $("attach"), picker: $("picker"), chips: $("files"),
+  },
+  { owner: document.body.dataset.user, mostBytes: Number(document.body.dataset.messageBytes) },
+  { send, stop, refused: say },
 );
 const drawer = new Drawer($("sidebar"), $("menu"));
 
@@ -82,6 +87,7 @@ function listenerOf(id) {
   return {
     changed: () => isOpen() && composer.show({ live: conversation.live }),
     ended: (notice) => isOpen() && runEnded(notice),
+    act: (action) => isOpen() && act(action),
     failed,
   };
 }
@@ -111,14 +117,21 @@ function showTitle() {
   document.title = chat ? `${title} · Perdure` : "Perdure";
 }
 
-async function send(text) {
+function act({ name, message }) {
+  if (name === "edit") return composer.edit(message);
+  composer.focus();
+  if (!composer.state.sending) send(name === "continue" ? { continue: true } : { replaces: message.id });
+}
+
+// `turn` is what the API takes: a text with its files, what it replaces, or that the last answer goes on.
+async function send(turn) {
   if (conversation?.live) return say("An answer is still being written. Stop it, or wait for its end: your text stays here.");
   clearNotice();
   composer.show({ sending: true });
   try {
-    await sendIn(conversation ?? (await begin()), text);
+    await sendIn(conversation ?? (await begin()), turn);
   } catch (error) {
-    await refused(error);
+    await refused(error, turn);
   } finally {
     composer.show({ sending: false });
   }
@@ -135,13 +148,13 @@ async function begin() {
   return conversation;
 }
 
-async function sendIn(target, text) {
-  const takeBack = target.addOwn(text);
-  const key = keyFor(target.chatId, text);
+async function sendIn(target, turn) {
+  const takeBack = target.expect(turn);
+  const key = keyFor(target.chatId, JSON.stringify(turn));
   try {
-    const run = await api.startRun(target.chatId, text, key);
+    const run = await api.startRun(target.chatId, turn, key);
     unanswered = null;
-    composer.sent(target.chatId, text);
+    if (turn.text) composer.sent(target.chatId, turn);
     if (target !== conversation) return;
     target.watch(run);
     setChat(chat);
@@ -153,19 +166,26 @@ async function sendIn(target, text) {
   }
 }
 
-function keyFor(chatId, text) {
-  if (unanswered?.chatId !== chatId || unanswered.text !== text) {
+function keyFor(chatId, body) {
+  if (unanswered?.chatId !== chatId || unanswered.body !== body) {
     const bytes = crypto.getRandomValues(new Uint8Array(16));
-    unanswered = { chatId, text, key: [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("") };
+    unanswered = { chatId, body, key: [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("") };
   }
   return unanswered.key;
 }
 
-async function refused(error) {
+async function refused(error, turn) {
+  if (error.status === 404 && turn.replaces) return outdated();
   if (error.status === 404 && conversation) return notOpened(conversation.chatId, error);
   if (error.code !== "A_RUN_ALREADY_ACTIVE") return failed(error);
   await reload();
   say("Another answer is being written in this chat. Your text stays here until it has ended.");
+}
+
+async function outdated() {
+  composer.forgetOriginal();
+  await reload();
+  if (conversation) say("This message was replaced meanwhile. Here is the chat as it is now.");
 }
 
 async function stop() {
@@ -185,6 +205,11 @@ function runEnded(notice) {
   composer.show({ live: null });
   if (notice) say(notice);
   changedHere();
+  awaitTitle(conversation.chatId);
+}
+
+function awaitTitle(id) {
+  for (const pause of TITLE_PAUSES_MS) setTimeout(() => chats.find(id)?.title || refreshList(), pause);
 }
 
 function changedHere() {

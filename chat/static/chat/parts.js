@@ -1,6 +1,7 @@
-// Shows the parts of a message: text, reasoning, tool calls. Each view is told of its part whenever that may have changed.
+// Shows the parts of a message: text, reasoning, tool calls, files. Each view is told of its part whenever that may have changed.
 
 import { element, throttled } from "./element.js";
+import { FileView } from "./files.js";
 import { renderMarkdown } from "./markdown.js";
 import { PlainText } from "./plain.js";
 
@@ -12,6 +13,7 @@ export function viewOf(part) {
   if (part.type === "text") return new TextView();
   if (part.type === "reasoning") return new ReasoningView();
   if (part.type.startsWith("tool-")) return new ToolView(part);
+  if (part.type === "file") return new FileView(part);
   return null;
 }
 
