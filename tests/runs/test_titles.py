@@ -15,7 +15,7 @@ from pytest_django import Settings
 from agents.demo.history import check_history
 from agents.llm import Finished, ModelError, Said, Usage
 from chat.models import Chat, Message
-from runs import tasks, titles
+from runs import dispatch, tasks, titles
 from runs import worker as worker_module
 from runs.database import in_thread
 from runs.models import Run
@@ -91,12 +91,24 @@ def test_a_turn_ends_well_when_nobody_takes_the_message_and_the_next_one_asks_ag
         patch.setattr(current_app, "send_task", away)
         worker.execute(run.pk, 1)
         assert tried.wait(5)
+        asyncio.run(titles.ask_for(run.chat_id))
     run.refresh_from_db()
     assert run.status == "succeeded"
     assert asked_for(redis) == []
     following = RunFactory(chat=run.chat)
     worker.execute(following.pk, 1)
     until(lambda: asked_for(redis) == [[str(run.chat_id)]])
+
+
+def test_nobody_waits_long_for_a_broker_that_hangs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SEND_SECONDS", 0.1)
+    hung = threading.Event()
+    monkeypatch.setattr(current_app, "send_task", lambda *_, **__: hung.wait(10))
+    asking = threading.Thread(target=lambda: asyncio.run(titles.ask_for(run.chat_id)))
+    asking.start()
+    asking.join(5)
+    assert not asking.is_alive()
+    hung.set()
 
 
 def test_a_worker_of_the_ops_queue_gives_the_title(
@@ -168,7 +180,7 @@ def test_a_title_is_one_plain_line(model: Model, said: str, title: str) -> None:
         [ModelError("authentication", "The model's provider refused our credentials.")],
         [Said("text", "half a"), ModelError("stream_truncated", "It broke off.")],
         [Said("text", "half a"), WAIT],
-        [*[Said("text", "x" * 100)] * 1000, WAIT],
+        [*[Said("text", "x" * 100)] * 1000, AssertionError("nobody listens any more")],
     ],
     ids=["nothing", "nothing to see", "a sermon", "thoughts", "an error", "half of one", "silence", "no end"],
 )
