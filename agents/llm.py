@@ -6,7 +6,7 @@ The clients that keep it are in `agents.clients`; this module imports nothing th
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -21,6 +21,21 @@ LONGEST_RETRY_AFTER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What a model is asked for besides an answer; None is left to its provider. The names are those of the wire."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    reasoning_effort: str | None = None
+    seed: int | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One model call. `messages` and `tools` are in the OpenAI chat-completions shape; `stall` is in seconds."""
 
@@ -29,6 +44,7 @@ class ModelRequest:
     tools: Sequence[dict[str, Any]] = ()
     api_base: str | None = None
     stall: float = 120.0
+    settings: ModelSettings = ModelSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,10 @@ class Usage:
     cached_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
     estimated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)

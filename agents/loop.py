@@ -14,19 +14,31 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from agents import chunks
+from agents.budget import Budget, Reached, counted
 from agents.chunks import Chunk
+from agents.estimate import estimated_usage
 from agents.history import journal_messages
-from agents.llm import CallPiece, Finished, ModelClient, ModelError, ModelRequest, ProviderMessage, Said
+from agents.llm import (
+    CallPiece,
+    Finished,
+    ModelClient,
+    ModelError,
+    ModelRequest,
+    ModelSettings,
+    ProviderMessage,
+    Said,
+    Usage,
+)
 from agents.steps import Call, ModelStep, Outcome, RecordedStep
 from agents.tools import Repeat, Tool, ToolContext, ToolError
 from agents.tools.output import UnstorableError, storable
 
-Event = Chunk | ModelStep | Outcome
+Event = Chunk | ModelStep | Outcome | Reached
 
 # Seconds before each further try of a model call that failed before anything was shown.
 RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)
@@ -55,46 +67,63 @@ class Turn:
     tools: Mapping[str, Tool]
     context: Callable[[str], ToolContext]
     call_prefix: str
-    max_steps: int
+    budget: Budget
     stall: float
     api_base: str | None = None
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    # Models to call while `model` is unavailable, in this order.
+    fallbacks: Sequence[str] = ()
     retry_pauses: Sequence[float] = RETRY_PAUSES
 
 
 async def run_agent(client: ModelClient, turn: Turn, journal: Sequence[RecordedStep]) -> AsyncGenerator[Event, None]:
     """Goes on behind `journal`, the steps recorded so far, whose chunks the consumer has shown already.
 
-    Ends when the model has answered. Raises ModelError; nothing a tool does raises.
+    Ends when the model has answered; with `Reached` where a limit made it answer, or kept it from being asked at all.
+    Raises ModelError; nothing a tool does raises.
     """
     steps = list(journal)
-    while True:
+    # Of an answer that is recorded already, the clock cannot tell any more what it was made under.
+    limit = turn.budget.reached(steps[:-1])
+    while not steps or steps[-1].calls:
         if steps:
-            if not steps[-1].calls:
-                return
             async with aclosing(_settle_calls(turn, steps[-1], resumed=len(steps) == len(journal))) as events:
                 async for event in events:
                     yield event
             yield chunks.finish_step()
+        elif turn.budget.outside:
+            yield Reached(turn.budget.outside, answered=False)
+            return
+        limit = turn.budget.reached(steps, asyncio.get_running_loop().time())
         yield chunks.start_step()
         step: ModelStep | None = None
-        async with aclosing(_model_step(client, turn, steps)) as events:
+        async with aclosing(_model_step(client, turn, steps, is_last=limit is not None)) as events:
             async for event in events:
                 step = event if isinstance(event, ModelStep) else step
                 yield event
         assert step is not None
-        steps.append(RecordedStep(step.parts, step.calls, {}))
+        steps.append(RecordedStep(step.parts, step.calls, {}, step.usage))
         if not step.calls:
             yield chunks.finish_step()
-            return
+    # Who could not have called anything missed nothing.
+    if limit and (turn.tools or len(steps) > 1):
+        yield replace(limit, answered=_says_something(steps[-1]))
 
 
-async def _model_step(client: ModelClient, turn: Turn, steps: Sequence[RecordedStep]) -> AsyncGenerator[Event, None]:
+def _says_something(step: RecordedStep) -> bool:
+    return any(part["type"] == "text" and part["text"].strip() for part in step.parts)
+
+
+async def _model_step(
+    client: ModelClient, turn: Turn, steps: Sequence[RecordedStep], *, is_last: bool
+) -> AsyncGenerator[Event, None]:
     """One model call, begun again as long as nothing of it was shown."""
     pauses = iter(turn.retry_pauses)
     for attempt in range(1, len(turn.retry_pauses) + 2):
-        answer = _Answer(turn, len(steps), takes_calls=not _is_last(turn, steps))
+        request = _request(turn, steps, is_last=is_last)
+        answer = _Answer(turn, request, len(steps), takes_calls=not is_last)
         try:
-            async with _stall_watch(turn.stall) as content_came, aclosing(client(_request(turn, steps))) as deltas:
+            async with _stall_watch(turn.stall) as content_came, aclosing(client(request)) as deltas:
                 async for delta in deltas:
                     content_came()
                     for chunk in answer.take(delta):
@@ -114,19 +143,14 @@ async def _model_step(client: ModelClient, turn: Turn, steps: Sequence[RecordedS
             await asyncio.sleep(pause)
 
 
-def _is_last(turn: Turn, steps: Sequence[RecordedStep]) -> bool:
-    return len(steps) + 1 >= turn.max_steps
-
-
-def _request(turn: Turn, steps: Sequence[RecordedStep]) -> ModelRequest:
+def _request(turn: Turn, steps: Sequence[RecordedStep], *, is_last: bool) -> ModelRequest:
     messages = [*turn.history, *journal_messages(steps)]
-    last = _is_last(turn, steps)
-    if last and steps:
+    if is_last and steps:
         # As a part of the system message: some providers refuse one anywhere but at the beginning.
         first = messages[0]
         messages[0] = {**first, "content": f"{first['content']}\n\n{NO_TOOLS_LEFT}"}
-    tools = [] if last else [_schema(tool) for tool in turn.tools.values()]
-    return ModelRequest(turn.model, messages, tools, turn.api_base, turn.stall)
+    tools = [] if is_last else [_schema(tool) for tool in turn.tools.values()]
+    return ModelRequest(turn.model, messages, tools, turn.api_base, turn.stall, turn.settings)
 
 
 def _schema(tool: Tool) -> dict[str, Any]:
@@ -146,7 +170,8 @@ async def _stall_watch(seconds: float) -> AsyncIterator[Callable[[], None]]:
         async with asyncio.timeout(seconds) as timeout:
             yield lambda: timeout.reschedule(loop.time() + seconds)
     except TimeoutError as error:
-        raise ModelError("stall", "The model fell silent.", transient=True) from error
+        silence = f"The model fell silent: for {counted(seconds, 'second')} nothing came from it."
+        raise ModelError("stall", silence, transient=True) from error
 
 
 @dataclass(slots=True)
@@ -154,6 +179,7 @@ class _Answer:
     """The answer of one model call while it streams: deltas in, chunks out, a ModelStep in the end."""
 
     turn: Turn
+    request: ModelRequest
     index: int
     takes_calls: bool
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -225,7 +251,13 @@ class _Answer:
             raise ModelError("stream_truncated", "The model's answer broke off before its end.", transient=True)
         calls = [call.as_call(self.turn.tools) for call in self._calls.values()]
         end = self._finished
-        return ModelStep(self.index, self._parts, calls, end.usage, end.model, end.reason[:32], self.started_at)
+        return ModelStep(self.index, self._parts, calls, self._usage(end), end.model, end.reason[:32], self.started_at)
+
+    def _usage(self, end: Finished) -> Usage:
+        """Where the provider did not say, and its client did not either."""
+        if not end.usage.estimated or end.usage.input_tokens:
+            return end.usage
+        return estimated_usage(self.request.model, self.request.messages, self._parts)
 
 
 def _tool_name(name: str) -> str:

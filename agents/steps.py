@@ -52,6 +52,7 @@ class RecordedStep:
     parts: list[dict[str, Any]]
     calls: Sequence[Call]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def unsettled(self) -> list[Call]:

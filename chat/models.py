@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Func, Value
 from django.db.models.functions import Now
@@ -31,6 +34,18 @@ class Workspace(models.Model):
     ai_chat = models.BooleanField(default=True, help_text="Off: nobody starts a turn here.")
     autonomous_runs = models.BooleanField(
         default=False, help_text="On: turns go on when the connection that started them is gone."
+    )
+    daily_tokens = models.BigIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="For each person and day (UTC)."
+    )
+    daily_cost_usd = models.DecimalField(
+        "daily cost in dollars",
+        null=True,
+        blank=True,
+        max_digits=14,
+        decimal_places=8,
+        validators=[MinValueValidator(Decimal("0.00000001"))],
+        help_text="For each person and day (UTC).",
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -63,6 +78,8 @@ class Chat(models.Model):
     workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="chats")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="chats")
     title = models.CharField(max_length=255, blank=True)
+    # By name: chats and agents know nothing of each other's code. Whose role is gone takes the default.
+    role = models.ForeignKey("agents.Role", models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
     search = models.GeneratedField(

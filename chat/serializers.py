@@ -31,7 +31,7 @@ class ChatOut(serializers.Serializer[Chat]):
     id = serializers.UUIDField()
     workspace_id = serializers.UUIDField()
     title = serializers.CharField()
-    role_id = serializers.UUIDField(allow_null=True, default=None)
+    role_id = serializers.UUIDField(allow_null=True)
     active_run_id = serializers.UUIDField(allow_null=True, default=None)
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
@@ -40,6 +40,7 @@ class ChatOut(serializers.Serializer[Chat]):
 class ChatCreate(StrictSerializer):
     id = IdField(required=False)
     title = TextField(required=False, allow_blank=True, max_length=255)
+    role = IdField(required=False)
     workspace = IdField(required=False)
 
 

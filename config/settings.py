@@ -2,6 +2,7 @@
 
 import secrets
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 
 import environ
@@ -28,6 +29,18 @@ def _count(name: str, default: int, minimum: int = 1) -> int:
     value: int = env.int(name, default)
     if not minimum <= value < 2**31:
         raise ImproperlyConfigured(f"{name} must be a whole number of at least {minimum}, not {value}.")
+    return value
+
+
+def _dollars(name: str) -> Decimal:
+    """An amount of money; 0 switches the limit off."""
+    text: str = env.str(name, "0")
+    try:
+        value = Decimal(text)
+        if not 0 <= value < 10**6:
+            raise ValueError
+    except (ArithmeticError, ValueError) as error:
+        raise ImproperlyConfigured(f"{name} must be an amount of dollars, not {text}.") from error
     return value
 
 
@@ -89,6 +102,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "config",
+    "agents",
     "chat",
     "runs",
 ]
@@ -193,6 +207,8 @@ RUN_STALE_SECONDS = _seconds("RUN_STALE_SECONDS", 30)
 RUN_SWEEP_SECONDS = _seconds("RUN_SWEEP_SECONDS", 10)
 RUN_MAX_ATTEMPTS = _count("RUN_MAX_ATTEMPTS", 3)
 RUN_MAX_STEPS = _count("RUN_MAX_STEPS", 20)
+RUN_MAX_TOKENS = _count("RUN_MAX_TOKENS", 0, minimum=0)
+RUN_MAX_COST_USD = _dollars("RUN_MAX_COST_USD")
 RUN_TIMEOUT_SECONDS = _seconds("RUN_TIMEOUT_SECONDS", 3600)
 MODEL_STALL_SECONDS = _seconds("MODEL_STALL_SECONDS", 120)
 RUN_LOG_TTL_SECONDS = _seconds("RUN_LOG_TTL_SECONDS", 3600)

@@ -11,8 +11,11 @@ from django.db.models.fields import DurationField
 from django.db.models.functions import Now
 from django.http import HttpRequest
 
+from agents import admin as agents_admin
+from agents.models import Role
 from runs import stop
 from runs.models import Run, Step, ToolCall
+from runs.tools import TOOLS
 
 
 class ReadOnly:
@@ -40,6 +43,15 @@ class ToolCallInline(ReadOnly, admin.TabularInline):
     fields = ("call_id", "name", "state", "repeat", "started_at", "finished_at")
     readonly_fields = fields
     extra = 0
+
+
+class RoleForm(agents_admin.RoleForm):
+    known_tools = TOOLS
+
+
+@admin.register(Role)
+class RoleAdmin(agents_admin.RoleAdmin):
+    form = RoleForm
 
 
 @admin.register(Run)

@@ -7,22 +7,23 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import current_app
-from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from chat.models import Chat, Message
 from chat.parts import Part, TextFile, file_part
-from runs import lifecycle
-from runs.errors import MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken
+from runs import lifecycle, roles
+from runs.allowance import reached_today
+from runs.errors import DayUsedUp, MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken
 from runs.failpoints import failpoint
 from runs.models import Run
+from runs.roles import Wish
 
 logger = structlog.get_logger(__name__)
 
@@ -42,8 +43,8 @@ class Start:
     chat: Chat
     user: Any
     text: str
-    model: str
     trigger: Run.Trigger
+    wish: Wish = field(default_factory=Wish)
     run_id: UUID | None = None
     files: Sequence[TextFile] = ()
     replaces: UUID | None = None
@@ -53,17 +54,20 @@ class Start:
         """Tells whether the same id came with the same request."""
         files = [[file.name, file.text] for file in self.files]
         replaces = self.replaces and str(self.replaces)
-        body = json.dumps([str(self.chat.pk), self.text, self.model, files, replaces], ensure_ascii=True)
+        body = json.dumps([str(self.chat.pk), self.text, self.wish.as_json(), files, replaces], ensure_ascii=True)
         return hashlib.sha256(body.encode()).hexdigest()
 
 
 def start_run(start: Start) -> tuple[Run, bool]:
     """The run, and whether this call made it: the same id with the same body finds the run it made before.
 
-    Raises RunIdTaken, RunAlreadyActive, MessageGone, RequestMisfit.
+    Raises RunIdTaken, RoleNotFound, ModelNotAllowed, DayUsedUp, RunAlreadyActive, MessageGone, RequestMisfit.
     """
     if start.run_id is not None and (known := _replayed(start, start.run_id)):
         return known, False
+    fields = roles.run_fields(start.chat, start.wish)
+    if used_up := reached_today(start.chat.workspace, start.user.pk):
+        raise DayUsedUp(used_up)
     try:
         with transaction.atomic():
             failpoint("before_insert")
@@ -72,7 +76,7 @@ def start_run(start: Start) -> tuple[Run, bool]:
             if start.run_id is not None and (known := _replayed(start, start.run_id)):
                 return known, False  # the same request won a race against itself, and changed what it looks at
             _make_room(start)
-            run = _insert(start)
+            run = _insert(start, fields)
             # No partial: Django reports what failed by its __qualname__, and fails itself where there is none.
             transaction.on_commit(lambda: _send_first(run), robust=True)
     except IntegrityError as error:
@@ -87,7 +91,7 @@ def _send_first(run: Run) -> None:
     failpoint("after_send")
 
 
-def _insert(start: Start) -> Run:
+def _insert(start: Start, fields: dict[str, Any]) -> Run:
     if start.text:
         parts: list[Part] = [*map(file_part, start.files), {"type": "text", "text": start.text}]
         Message.objects.create(chat=start.chat, role=Message.Role.USER, parts=parts, created_by=start.user)
@@ -97,12 +101,10 @@ def _insert(start: Start) -> Run:
         chat=start.chat,
         created_by=start.user,
         message=answer,
-        model=start.model,
         trigger=start.trigger,
         sent_at=Now(),
-        max_steps=settings.RUN_MAX_STEPS,
-        max_seconds=settings.RUN_TIMEOUT_SECONDS,
         request_hash=start.hash if start.run_id else "",
+        **fields,
         **({"pk": start.run_id} if start.run_id else {}),
     )
     run.save(force_insert=True)

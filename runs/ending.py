@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agents import chunks
+from agents.budget import Reached
 from agents.chunks import Chunk
 from chat.models import Message
 from runs.models import Run
@@ -20,7 +21,7 @@ _STOPPED_BY = {"disconnect": Run.EndReason.DISCONNECTED, "superseded": Run.EndRe
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`error` is for people, empty where there is none: no secrets, no stack."""
+    """`error` is for people, empty where there is none: no secrets, no stack. A success may have one: its limit."""
 
     status: Run.Status
     end_reason: Run.EndReason
@@ -32,7 +33,6 @@ class Ending:
 
 
 COMPLETED = Ending(Run.Status.SUCCEEDED, Run.EndReason.COMPLETED)
-TIMED_OUT = Ending(Run.Status.FAILED, Run.EndReason.TIMEOUT, "The run reached its time limit.")
 INTERNAL_ERROR = Ending(Run.Status.FAILED, Run.EndReason.INTERNAL_ERROR, "Something went wrong on our side.")
 WORKER_LOST = Ending(
     Run.Status.ABORTED, Run.EndReason.WORKER_LOST, "The workers that held this run were lost too often."
@@ -41,6 +41,12 @@ WORKER_LOST = Ending(
 
 def provider_failed(text: str) -> Ending:
     return Ending(Run.Status.FAILED, Run.EndReason.PROVIDER_ERROR, text[:LONGEST_ERROR])
+
+
+def limit_reached(reached: Reached) -> Ending:
+    """A run that could still answer has succeeded; its error says what kept it from going on."""
+    status = Run.Status.SUCCEEDED if reached.answered else Run.Status.FAILED
+    return Ending(status, Run.EndReason.TIMEOUT if reached.is_time else Run.EndReason.BUDGET, reached.text)
 
 
 def stopped(source: str) -> Ending:

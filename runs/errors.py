@@ -33,3 +33,19 @@ class RequestMisfit(RunError):
 
 class RunIdTaken(RunError):
     """The client chose an id that another run has."""
+
+
+class RoleNotFound(RunError):
+    """There is no such role, or not in this workspace."""
+
+
+class ModelNotAllowed(RunError):
+    """AGENT_MODELS does not allow the model that `named_by` names: model (the request itself) or role."""
+
+    def __init__(self, named_by: str) -> None:
+        super().__init__(named_by)
+        self.named_by = named_by
+
+
+class DayUsedUp(RunError):
+    """The person has reached a limit of the day; the text says which, to people."""

@@ -6,25 +6,27 @@ import asyncio
 from contextlib import aclosing
 from copy import deepcopy
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import structlog
-from django.conf import settings
+from django.conf import settings as django_settings
 from django.db.models.functions import Now
 
 from agents import chunks
-from agents.llm import ModelClient, ModelError
+from agents.budget import Budget, Reached, out_of_time
+from agents.llm import ModelClient, ModelError, ProviderMessage, Usage
 from agents.loop import Turn, run_agent
 from agents.steps import ModelStep, Outcome, RecordedStep
 from agents.tools import ToolContext
 from runs import dispatch, journal, lifecycle
+from runs.allowance import reached_today
 from runs.database import in_thread, persistently, unbroken
-from runs.ending import COMPLETED, INTERNAL_ERROR, TIMED_OUT, Ending, ending_chunks, provider_failed, stopped
+from runs.ending import COMPLETED, INTERNAL_ERROR, Ending, ending_chunks, limit_reached, provider_failed, stopped
 from runs.errors import LeaseLost
 from runs.failpoints import failpoint
 from runs.models import Run
-from runs.tools import INSTRUCTIONS, TOOLS
+from runs.roles import RoleSettings, limits_of
 from runs.transcript import merge
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ class Execution:
         self._work: asyncio.Task[None] | None = None
         self._interrupt: Interrupt | None = None
         self._stop_source = ""
+        self._budget = Budget()
+        self._reached: Reached | None = None
+        self._history: list[ProviderMessage] = []
         self._tools_running: set[str] = set()
         self._tools_ended = asyncio.Event()
 
@@ -129,40 +134,50 @@ class Execution:
         except Exception:
             logger.exception("deadline_unknown", run_id=str(run.pk))
             spent = 0.0  # a late end is better than none
-        await asyncio.sleep(max(run.max_seconds - spent, 0))
+        left = max(run.max_seconds - spent, 0)
+        self._budget.deadline = asyncio.get_running_loop().time() + left
+        await asyncio.sleep(left)
         self.interrupt(Interrupt.TIMEOUT)
 
     async def _drive(self, run: Run) -> None:
         """The agent's loop, written down as it goes."""
         failpoint("after_claim")
-        steps, history = await persistently(JOURNAL_SECONDS, _what_was, run)
+        settings = RoleSettings.of(run)
+        steps, self._history, outside = await persistently(JOURNAL_SECONDS, _what_was, run, settings.instructions)
+        self._budget.limits, self._budget.outside = limits_of(run), outside
+        self._budget.tokens_before = run.used.tokens - sum(step.usage.tokens for step in steps)
+        self._budget.cost_before = run.cost_usd - sum(step.usage.cost_usd for step in steps)
         log = await self._begin_log(run, steps)
-        turn = self._turn(run, history)
+        turn = self._turn(run, settings)
         async with aclosing(run_agent(self._client, turn, steps)) as events:
             async for event in events:
                 if isinstance(event, ModelStep):
                     await unbroken(self._record_step(run, event, log))
                 elif isinstance(event, Outcome):
                     await unbroken(self._record_outcome(run, event, log))
+                elif isinstance(event, Reached):
+                    self._reached = event
                 else:
                     log.emit(event)
                     failpoint("mid_stream")
 
-    def _turn(self, run: Run, history: list[dict[str, Any]]) -> Turn:
+    def _turn(self, run: Run, settings: RoleSettings) -> Turn:
         def context(call_id: str) -> ToolContext:
             failpoint("before_tool")
             return ToolContext(user_id=run.created_by_id, chat_id=run.chat_id, run_id=run.pk, key=f"{run.pk}:{call_id}")
 
         return Turn(
             model=run.model,
-            history=history,
-            tools=TOOLS,
+            history=self._history,
+            tools=settings.usable_tools(),
             context=context,
             # Unique in the whole chat, not only in the run: all of it is sent to the provider.
             call_prefix=f"call_{run.pk.hex[-12:]}",
-            max_steps=run.max_steps,
-            stall=settings.MODEL_STALL_SECONDS,
-            api_base=settings.AGENT_API_BASE,
+            budget=self._budget,
+            stall=settings.stall_seconds,
+            api_base=django_settings.AGENT_API_BASE,
+            settings=settings.model_settings,
+            fallbacks=settings.fallbacks,
         )
 
     async def _begin_log(self, run: Run, steps: list[RecordedStep]) -> RunLog:
@@ -177,14 +192,10 @@ class Execution:
         self._tools_running = {call.id for call in step.calls}
         self._tools_ended.clear()
         failpoint("before_step_commit")
-        await persistently(JOURNAL_SECONDS, lifecycle.record_step, run.pk, run.attempt, step)
+        self._budget.outside = await persistently(JOURNAL_SECONDS, _record, run, step)
         failpoint("after_step_commit")
         run.step_count = step.index + 1
-        run.input_tokens += step.usage.input_tokens
-        run.output_tokens += step.usage.output_tokens
-        run.cached_tokens += step.usage.cached_tokens
-        run.cost_usd += step.usage.cost_usd
-        run.usage_estimated |= step.usage.estimated
+        run.count(step.usage)
         log.emit(chunks.message_metadata({"usage": run.usage}))
 
     async def _record_outcome(self, run: Run, outcome: Outcome, log: RunLog) -> None:
@@ -209,10 +220,12 @@ class Execution:
             if self._interrupt is None:  # by a library, not by anybody who may
                 logger.error("run_broke", run_id=str(run.pk), chat_id=str(run.chat_id), error="CancelledError")
                 return INTERNAL_ERROR
-            return TIMED_OUT if self._interrupt is Interrupt.TIMEOUT else stopped(self._stop_source)
+            if self._interrupt is Interrupt.TIMEOUT:
+                return limit_reached(out_of_time(run.max_seconds, answered=False))
+            return stopped(self._stop_source)
         error = work.exception()
         if error is None:
-            return COMPLETED
+            return limit_reached(self._reached) if self._reached else COMPLETED
         if isinstance(error, LeaseLost):
             raise error
         if isinstance(error, ModelError):
@@ -222,7 +235,8 @@ class Execution:
         return INTERNAL_ERROR
 
     async def _handed_over(self, run: Run) -> bool:
-        if not await persistently(SETTLE_SECONDS, lifecycle.hand_over, run.pk, run.attempt):
+        interrupted = self._interrupted(run)
+        if not await persistently(SETTLE_SECONDS, lifecycle.hand_over, run.pk, run.attempt, interrupted):
             return False
         logger.info("run_handed_over", run_id=str(run.pk), chat_id=str(run.chat_id), attempt=run.attempt)
         if self._log:
@@ -231,17 +245,22 @@ class Execution:
         await in_thread(dispatch.send, run.pk, run.attempt + 1)
         return True
 
+    def _interrupted(self, run: Run) -> Usage:
+        return journal.interrupted_usage(run, self._log.transcript, self._history) if self._log else Usage()
+
     async def _end(self, run: Run, ending: Ending) -> None:
+        interrupted = self._interrupted(run)
+        run.count(interrupted)
         try:
-            await self._settle(run, ending)
+            await self._settle(run, ending, interrupted)
         except LeaseLost:
             raise
         except Exception as error:
             # Whatever broke on the way to the end must not leave the run to the sweep.
             logger.error("settle_broke", run_id=str(run.pk), chat_id=str(run.chat_id), exc_info=error)
-            await self._settle(run, INTERNAL_ERROR)
+            await self._settle(run, INTERNAL_ERROR, interrupted)
 
-    async def _settle(self, run: Run, ending: Ending) -> None:
+    async def _settle(self, run: Run, ending: Ending, interrupted: Usage) -> None:
         """The content to the readers, the row with the message, the end to the readers: in this order."""
         log = self._log or await self._begin_log(
             run, await persistently(SETTLE_SECONDS, journal.recorded_steps, run.pk)
@@ -256,7 +275,14 @@ class Execution:
             merge(metadata, chunk.get("messageMetadata", {}))
         try:
             await persistently(
-                SETTLE_SECONDS, lifecycle.settle, run, ending, log.transcript.parts, metadata, on=(Exception,)
+                SETTLE_SECONDS,
+                lifecycle.settle,
+                run,
+                ending,
+                log.transcript.parts,
+                metadata,
+                interrupted,
+                on=(Exception,),
             )
         except LeaseLost:
             raise
@@ -273,8 +299,16 @@ class Execution:
         await log.flushed(FLUSH_SECONDS)
 
 
-def _what_was(run: Run) -> tuple[list[RecordedStep], list[dict[str, Any]]]:
-    return journal.recorded_steps(run.pk), journal.history(run, INSTRUCTIONS)
+def _what_was(run: Run, instructions: str) -> tuple[list[RecordedStep], list[ProviderMessage], str]:
+    """The steps so far, what was said before them, and the limit of the person's day, where that is reached."""
+    used_up = reached_today(run.workspace, run.created_by_id)
+    return journal.recorded_steps(run.pk), journal.history(run, instructions), used_up
+
+
+def _record(run: Run, step: ModelStep) -> str:
+    """Answers the limit of the person's day, where that is reached by now and more is to come."""
+    lifecycle.record_step(run.pk, run.attempt, step)
+    return reached_today(run.workspace, run.created_by_id) if step.calls else ""
 
 
 def _seconds_spent(run_id: UUID) -> float:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from agents.chunks import Chunk, Metadata, finish_step, message_metadata
-from agents.history import provider_messages, settled_parts
-from agents.llm import ProviderMessage
+from agents.estimate import estimated_usage
+from agents.history import assistant_messages, provider_messages, settled_parts
+from agents.llm import ProviderMessage, Usage
 from agents.steps import Call, Outcome, RecordedStep
 from chat.models import Message
 from runs.ending import Ending, ending_chunks, start_chunk
@@ -30,7 +31,7 @@ def _recorded(step: Step) -> RecordedStep:
             outcomes[call.call_id] = Outcome(call.call_id, output=call.output)
         elif call.state == ToolCall.State.FAILED:
             outcomes[call.call_id] = Outcome(call.call_id, error=call.error)
-    return RecordedStep(step.parts, calls, outcomes)
+    return RecordedStep(step.parts, calls, outcomes, step.used)
 
 
 def transcript_of(run: Run, steps: list[RecordedStep]) -> Transcript:
@@ -80,6 +81,18 @@ def _after_step(count: int, log: list[Entry]) -> Iterator[Chunk]:
         steps += chunk["type"] == "start-step"
         if steps > count or (steps == count and chunk["type"] == "finish-step"):
             yield chunk
+
+
+def interrupted_usage(run: Run, transcript: Transcript, asked: list[ProviderMessage]) -> Usage:
+    """What the step that is not recorded used, estimated: its end, which would tell, never came. `asked` is the history
+    before the run.
+
+    Nothing where nothing of it was shown: then perhaps no provider was reached.
+    """
+    recorded, said = transcript.split(run.step_count)
+    if len(said) <= 1:
+        return Usage()
+    return estimated_usage(run.model, [*asked, *assistant_messages(recorded)], said)
 
 
 def history(run: Run, instructions: str) -> list[ProviderMessage]:

@@ -26,6 +26,7 @@ from django.db import connection, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce, Now
 
+from agents.llm import Usage
 from agents.steps import ModelStep, Outcome
 from chat.models import Chat, Message
 from runs import journal
@@ -38,6 +39,7 @@ Held = tuple[UUID, int]
 """A run, and the attempt that somebody is at."""
 
 RAISED = F("attempt") + 1
+NOTHING = Usage()
 
 _LEAVES_ITS_HOLDER: dict[str, Any] = {
     "status": Run.Status.PENDING,
@@ -75,11 +77,7 @@ def record_step(run_id: UUID, attempt: int, step: ModelStep) -> None:
         .filter(step_count=step.index)
         .update(
             step_count=step.index + 1,
-            input_tokens=F("input_tokens") + usage.input_tokens,
-            output_tokens=F("output_tokens") + usage.output_tokens,
-            cached_tokens=F("cached_tokens") + usage.cached_tokens,
-            cost_usd=F("cost_usd") + usage.cost_usd,
-            usage_estimated=Q(usage_estimated=True) | Q(Value(usage.estimated)),
+            **_counted(usage),
             updated_at=Now(),
         )
     )
@@ -122,13 +120,15 @@ def record_outcome(run_id: UUID, attempt: int, outcome: Outcome) -> None:
 
 
 @transaction.atomic
-def settle(run: Run, ending: Ending, parts: list[Part], metadata: dict[str, Any]) -> Run:
-    """The terminal status and the settled message, once. `run` says which attempt holds it. Raises LeaseLost."""
+def settle(run: Run, ending: Ending, parts: list[Part], metadata: dict[str, Any], interrupted: Usage = NOTHING) -> Run:
+    """The terminal status and the settled message, once. `run` says which attempt holds it, `interrupted` what its
+    unrecorded step used. Raises LeaseLost."""
     _lock_chat(run.chat_id)
     settled = Run.objects.held(run.pk, run.attempt).update(
         status=ending.status,
         end_reason=ending.end_reason,
         error=ending.error,
+        **_counted(interrupted),
         finished_at=Now(),
         updated_at=Now(),
     )
@@ -141,12 +141,14 @@ def settle(run: Run, ending: Ending, parts: list[Part], metadata: dict[str, Any]
     return Run.objects.get(pk=run.pk)
 
 
-def hand_over(run_id: UUID, attempt: int) -> bool:
+def hand_over(run_id: UUID, attempt: int, interrupted: Usage = NOTHING) -> bool:
     """running -> pending, for the next attempt: the holder gives it back, which costs none of its attempts.
+    `interrupted` is what its unrecorded step used, which the next attempt begins again.
 
     False: somebody asked for a stop, so the holder has to settle it. Raises LeaseLost.
     """
-    if Run.objects.held(run_id, attempt).filter(stop_requested_at=None).update(**_LEAVES_ITS_HOLDER):
+    free = Run.objects.held(run_id, attempt).filter(stop_requested_at=None)
+    if free.update(**_LEAVES_ITS_HOLDER, **_counted(interrupted)):
         return True
     row = Run.objects.filter(pk=run_id).first()
     if row is None or row.attempt > attempt + 1 or row.is_terminal:
@@ -296,6 +298,17 @@ def _still_held(skipped: set[Held]) -> dict[Held, bool]:
     running = Run.objects.filter(pk__in={run_id for run_id, _ in skipped}, status=Run.Status.RUNNING)
     rows = running.values_list("pk", "attempt", "stop_requested_at")
     return {(run_id, attempt): stop is not None for run_id, attempt, stop in rows if (run_id, attempt) in skipped}
+
+
+def _counted(usage: Usage) -> dict[str, Any]:
+    """What else is written by a statement that says that this was used."""
+    return {
+        "input_tokens": F("input_tokens") + usage.input_tokens,
+        "output_tokens": F("output_tokens") + usage.output_tokens,
+        "cached_tokens": F("cached_tokens") + usage.cached_tokens,
+        "cost_usd": F("cost_usd") + usage.cost_usd,
+        "usage_estimated": Q(usage_estimated=True) | Q(Value(usage.estimated)),
+    }
 
 
 def _lock_chat(chat_id: UUID) -> None:

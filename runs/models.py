@@ -8,10 +8,12 @@ from typing import Any, Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
+from agents.llm import Usage
+from agents.models import Role
 from chat.models import Chat, Message, Workspace
 
 
@@ -49,7 +51,7 @@ class Run(models.Model):
         RUNNING = "running"
         """Held by `worker` as `attempt`, alive while its heartbeat is young. If the worker dies, the sweep takes it."""
         SUCCEEDED = "succeeded"
-        """Terminal: the model gave its answer."""
+        """Terminal: the model gave its answer; where a limit asked for it early, `error` says which."""
         FAILED = "failed"
         """Terminal: `error` says what went wrong, for people."""
         ABORTED = "aborted"
@@ -82,7 +84,13 @@ class Run(models.Model):
     chat = models.ForeignKey(Chat, models.CASCADE, related_name="runs")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     message = models.OneToOneField(Message, models.SET_NULL, null=True, related_name="run")
+    role = models.ForeignKey(Role, models.SET_NULL, null=True, related_name="+")
     model = models.CharField(max_length=255)
+    role_settings = models.JSONField(
+        # Also in the database: while a deploy is under way, processes that do not know the column write runs.
+        db_default=Value({}, models.JSONField()),
+        help_text="What its role said when it began, see `runs.roles`.",
+    )
     trigger = models.CharField(max_length=16, choices=Trigger)
     detached = models.BooleanField(default=True)
 
@@ -114,7 +122,10 @@ class Run(models.Model):
     cost_usd = models.DecimalField(max_digits=14, decimal_places=8, default=Decimal(0))
     usage_estimated = models.BooleanField(default=False)
 
+    # The tighter ones of request, role and installation when it began; null is no limit.
     max_steps = models.IntegerField()
+    max_tokens = models.BigIntegerField(null=True)
+    max_cost_usd = models.DecimalField(max_digits=14, decimal_places=8, null=True)
     max_seconds = models.FloatField(help_text="Of wall time since the first claim.")
 
     request_hash = models.CharField(max_length=64, blank=True, help_text="Of the body that chose this id.")
@@ -143,7 +154,7 @@ class Run(models.Model):
         indexes = [
             # GET /api/chats/{chat}/runs, GET /api/chats/{chat}/run
             models.Index(fields=["chat", "-created_at"], name="runs_of_a_chat"),
-            # GET /api/runs
+            # GET /api/runs, and what a person used today (`runs.allowance`)
             models.Index(fields=["created_by", "-created_at"], name="runs_of_a_person"),
             # the sweep: stale runs, oldest heartbeat first
             models.Index(fields=["heartbeat_at"], condition=Q(status="running"), name="runs_by_heartbeat"),
@@ -170,6 +181,19 @@ class Run(models.Model):
             "estimated": self.usage_estimated,
         }
 
+    @property
+    def used(self) -> Usage:
+        counts = self.input_tokens, self.output_tokens, self.cached_tokens
+        return Usage(*counts, cost_usd=self.cost_usd, estimated=self.usage_estimated)
+
+    def count(self, usage: Usage) -> None:
+        """For who holds it, here only: the row is counted with what it was used for, by `runs.lifecycle`."""
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.cost_usd += usage.cost_usd
+        self.usage_estimated |= usage.estimated
+
 
 class Step(models.Model):
     """One finished model call: what it said and the tools it asked for. Written once, before any of them starts."""
@@ -194,6 +218,11 @@ class Step(models.Model):
 
     def __str__(self) -> str:
         return f"step {self.index} of run {self.run_id}"
+
+    @property
+    def used(self) -> Usage:
+        counts = self.input_tokens, self.output_tokens, self.cached_tokens
+        return Usage(*counts, cost_usd=self.cost_usd, estimated=self.usage_estimated)
 
 
 class ToolCall(models.Model):

@@ -1,13 +1,25 @@
 """Runs and steps as JSON, and what a request may say about them."""
 
+from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
 from rest_framework import serializers
 
+from agents.budget import Limits
+from agents.models import LEAST_DOLLARS, LEAST_SECONDS, MOST_DOLLARS, MOST_SECONDS, MOST_STEPS, MOST_TOKENS, Role
 from chat.api.doors import PageQuery
 from chat.api.errors import ApiError
-from chat.api.strict import CursorField, FlagField, IdField, NumberField, StrictSerializer, TextField
+from chat.api.strict import (
+    AmountField,
+    CountField,
+    CursorField,
+    FlagField,
+    IdField,
+    NumberField,
+    StrictSerializer,
+    TextField,
+)
 from chat.parts import TextFile
 from chat.serializers import FileIn, MessageOut
 from runs.eventlog import EntryId, parse_entry_id
@@ -23,8 +35,8 @@ class UsageOut(serializers.Serializer[Any]):
 
 class LimitsOut(serializers.Serializer[Any]):
     steps = serializers.IntegerField(source="max_steps")
-    tokens = serializers.IntegerField(source="max_tokens", allow_null=True, default=None)
-    cost_usd = serializers.FloatField(source="max_cost_usd", allow_null=True, default=None)
+    tokens = serializers.IntegerField(source="max_tokens", allow_null=True)
+    cost_usd = serializers.FloatField(source="max_cost_usd", allow_null=True)
     seconds = serializers.FloatField(source="max_seconds")
 
 
@@ -38,7 +50,7 @@ class RunOut(serializers.Serializer[Run]):
     trigger = serializers.ChoiceField(choices=Run.Trigger.choices)
     detached = serializers.BooleanField()
     model = serializers.CharField()
-    role_id = serializers.UUIDField(allow_null=True, default=None)
+    role_id = serializers.UUIDField(allow_null=True)
     attempt = serializers.IntegerField()
     step_count = serializers.IntegerField()
     usage = UsageOut(source="*")
@@ -92,14 +104,30 @@ class StepOut(serializers.Serializer[Step]):
 MOST_FILES = 20
 
 
+class LimitsIn(StrictSerializer):
+    steps = CountField(required=False, min_value=1, max_value=MOST_STEPS)
+    tokens = CountField(required=False, min_value=1, max_value=MOST_TOKENS)
+    cost_usd = AmountField(required=False, min_value=LEAST_DOLLARS, max_value=MOST_DOLLARS)
+    seconds = AmountField(required=False, min_value=LEAST_SECONDS, max_value=MOST_SECONDS)
+
+    def limits(self, sent: dict[str, Any]) -> Limits:
+        cost = Decimal(repr(sent["cost_usd"])).quantize(Decimal("1e-8")) if "cost_usd" in sent else None
+        return Limits(sent.get("steps"), sent.get("tokens"), cost, sent.get("seconds"))
+
+    def to_internal_value(self, data: Any) -> Limits:
+        return self.limits(super().to_internal_value(data))
+
+
 class RunStart(StrictSerializer):
     """A message, with or without `replaces`; or, without a text, `replaces` or `continue`."""
 
     text = TextField(required=False)
     id = IdField(required=False)
+    role = IdField(required=False)
     model = TextField(required=False, max_length=255)
     files = serializers.ListField(child=FileIn(), required=False, max_length=MOST_FILES)
     replaces = IdField(required=False)
+    limits = LimitsIn(required=False)
 
     def get_fields(self) -> dict[str, Any]:
         # No attribute can have this name.
@@ -127,6 +155,31 @@ def _expect_none_of(attrs: dict[str, Any], *names: str, because: str) -> None:
 
 class ChatStop(StrictSerializer):
     run_id = IdField(required=False)
+
+
+class RoleLimitsOut(serializers.Serializer[Role]):
+    """Its own; a run may be held to tighter ones."""
+
+    steps = serializers.IntegerField(source="max_steps", allow_null=True)
+    tokens = serializers.IntegerField(source="max_tokens", allow_null=True)
+    cost_usd = serializers.FloatField(source="max_cost_usd", allow_null=True)
+    seconds = serializers.FloatField(source="max_seconds", allow_null=True)
+
+
+class RoleOut(serializers.Serializer[Role]):
+    """What there is to choose by: its instructions are the business of whoever set it up."""
+
+    id = serializers.UUIDField()
+    workspace_id = serializers.UUIDField(allow_null=True)
+    name = serializers.CharField()
+    description = serializers.CharField()
+    is_default = serializers.BooleanField()
+    model = serializers.SerializerMethodField()
+    tools = serializers.ListField(child=serializers.CharField())
+    limits = RoleLimitsOut(source="*")
+
+    def get_model(self, role: Role) -> str:
+        return role.model or str(settings.AGENT_MODEL)
 
 
 class StopOut(serializers.Serializer[Any]):

@@ -16,6 +16,7 @@ from runs.errors import LeaseLost
 from runs.failpoints import failpoint
 from runs.lifecycle import Held
 from runs.models import Run, RunQuerySet
+from runs.roles import RoleSettings
 from runs.stop import request_stop
 
 logger = structlog.get_logger(__name__)
@@ -116,9 +117,12 @@ def end(run: Run) -> bool:
     # Behind the fence nobody adds to it any more.
     transcript = journal.message_of(taken, eventlog.read_last(taken.pk, before=taken.attempt))
     ending = stopped(taken.stop_source) if taken.stop_requested_at else WORKER_LOST
+    asked = journal.history(taken, RoleSettings.of(taken).instructions)
+    interrupted = journal.interrupted_usage(taken, transcript, asked)
+    taken.count(interrupted)
     closed = journal.closed(taken, transcript, ending)
     try:
-        lifecycle.settle(taken, ending, closed.parts, closed.metadata)
+        lifecycle.settle(taken, ending, closed.parts, closed.metadata, interrupted)
     except LeaseLost:
         return False
     eventlog.write_whole(taken.pk, taken.attempt, closed.chunks)

@@ -95,6 +95,13 @@ class Transcript:
             self._parts.append(part)
         return part
 
+    def split(self, steps: int) -> tuple[list[Part], list[Part]]:
+        """The parts of so many steps, and those behind them: for reading only."""
+        parts = self.parts_in_place()
+        begins = [position for position, part in enumerate(parts) if part["type"] == "step-start"]
+        cut = begins[steps] if steps < len(begins) else len(parts)
+        return parts[:cut], parts[cut:]
+
     def sealing(self) -> Iterator[Chunk]:
         """What closes everything still open, in the order `docs/stream.md` asks for before an `abort` or `error`.
 

@@ -8,6 +8,7 @@ from runs import views
 urlpatterns = [
     path("me", Me.as_view()),
     path("models", views.Models.as_view()),
+    path("roles", views.RoleList.as_view()),
     path("chats", views.ChatList.as_view()),
     path("chats/<uuid:chat>", views.ChatDetail.as_view()),
     path("chats/<uuid:chat>/messages", views.ChatMessages.as_view()),

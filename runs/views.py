@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from fnmatch import fnmatchcase
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +18,8 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agents.budget import Limits
+from agents.models import Role
 from chat import views as chat_views
 from chat.access import ChatQuerySet
 from chat.api.doors import Door, PageQuery
@@ -26,16 +27,27 @@ from chat.api.errors import ApiError
 from chat.api.schema import page_of
 from chat.api.strict import NoFields
 from chat.export import export
-from chat.models import Chat, Message
+from chat.models import Chat, Message, Workspace
 from chat.serializers import ExportQuery, MessageOut, MessageQuery
 from runs import dispatch, eventlog, journal, stop, stream, sweep
+from runs.allowance import seconds_of_today_left
 from runs.database import in_thread
-from runs.errors import MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken
+from runs.errors import (
+    DayUsedUp,
+    MessageGone,
+    ModelNotAllowed,
+    RequestMisfit,
+    RoleNotFound,
+    RunAlreadyActive,
+    RunIdTaken,
+)
 from runs.models import Run
+from runs.roles import Wish
 from runs.serializers import (
     ChatStop,
     LatestOut,
     ModelsOut,
+    RoleOut,
     RunOut,
     RunQuery,
     RunStart,
@@ -52,6 +64,10 @@ def _not_found() -> ApiError:
     return ApiError(404, "NOT_FOUND", "There is nothing here.")
 
 
+def _no_such_role() -> ApiError:
+    return ApiError(404, "NOT_FOUND", "There is no such role.")
+
+
 class ChatDoor(chat_views.ChatDoor):
     def chats(self) -> ChatQuerySet:
         active = Run.objects.active().filter(chat=OuterRef("pk")).values("pk")[:1]
@@ -59,7 +75,9 @@ class ChatDoor(chat_views.ChatDoor):
 
 
 class ChatList(ChatDoor, chat_views.ChatList):
-    pass
+    def before_role(self, role: UUID, workspace: Workspace) -> None:
+        if not Role.objects.usable_in([workspace]).filter(pk=role).exists():
+            raise _no_such_role()
 
 
 class ChatDetail(ChatDoor, chat_views.ChatDetail):
@@ -137,8 +155,8 @@ class ChatRuns(ChatDoor):
             chat=found,
             user=request.user,
             text=body.get("text", ""),
-            model=_allowed_model(body.get("model")),
             trigger=_trigger(request, body),
+            wish=Wish(body.get("role"), body.get("model"), body.get("limits", Limits())),
             run_id=body.get("id"),
             files=body["files"],
             replaces=body.get("replaces"),
@@ -163,14 +181,6 @@ def _check_switches(chat: Chat) -> None:
         raise ApiError(403, "AUTONOMOUS_RUNS_OFF", "Detached runs are switched off in this workspace.")
 
 
-def _allowed_model(wanted: str | None) -> str:
-    if wanted is None:
-        return str(settings.AGENT_MODEL)
-    if not any(fnmatchcase(wanted, pattern) for pattern in settings.AGENT_MODELS):
-        raise ValidationError({"model": ["This model is not among those a run may name."]})
-    return wanted
-
-
 def _start(start: dispatch.Start) -> tuple[Run, bool]:
     try:
         return dispatch.start_run(start)
@@ -178,6 +188,12 @@ def _start(start: dispatch.Start) -> tuple[Run, bool]:
         raise _not_found() from error
     except RequestMisfit as error:
         raise ValidationError({error.field: [str(error)]}) from error
+    except RoleNotFound as error:
+        raise _no_such_role() from error
+    except ModelNotAllowed as error:
+        raise ValidationError({error.named_by: ["Its model is not among those a run may name."]}) from error
+    except DayUsedUp as error:
+        raise ApiError(429, "RATE_LIMITED", str(error), retry_after=seconds_of_today_left()) from error
     except RunIdTaken as error:
         raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
     except RunAlreadyActive as error:
@@ -322,3 +338,12 @@ class Models(Door):
     @extend_schema(responses=ModelsOut, operation_id="models")
     def get(self, request: Request) -> Response:
         return Response({"default": settings.AGENT_MODEL, "patterns": settings.AGENT_MODELS})
+
+
+class RoleList(Door):
+    query_class = PageQuery
+
+    @extend_schema(parameters=[PageQuery], responses=page_of(RoleOut), operation_id="roles_list")
+    def get(self, request: Request) -> Response:
+        joined = Workspace.objects.joined_by(request.user)
+        return self.page(Role.objects.usable_in(joined), RoleOut, "name", "id")

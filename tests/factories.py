@@ -4,6 +4,7 @@ import factory
 from django.contrib.auth import get_user_model
 from django.db.models.functions import Now
 
+from agents.models import Role
 from chat.models import Chat, Membership, Message, Workspace
 from runs.models import Run, Step, ToolCall
 
@@ -56,6 +57,15 @@ class MessageFactory(factory.django.DjangoModelFactory):
     chat = factory.SubFactory(ChatFactory)
     role = "user"
     parts = factory.LazyFunction(lambda: [{"type": "text", "text": "hello"}])
+
+
+class RoleFactory(factory.django.DjangoModelFactory):
+    """Global, with the installation's model and no tools."""
+
+    class Meta:
+        model = Role
+
+    name = factory.Sequence(lambda number: f"role{number}")
 
 
 class RunFactory(factory.django.DjangoModelFactory):

@@ -46,8 +46,10 @@ class _Provider(NamedTuple):
     key_variable: str
 
 
+OPENAI_ITSELF = "https://api.openai.com/v1"
+
 _PROVIDERS = (
-    _Provider("openai/", "OPENAI_BASE_URL", "https://api.openai.com/v1", "OPENAI_API_KEY"),
+    _Provider("openai/", "OPENAI_BASE_URL", OPENAI_ITSELF, "OPENAI_API_KEY"),
     _Provider("hosted_vllm/", "HOSTED_VLLM_API_BASE", "http://localhost:8000/v1", "HOSTED_VLLM_API_KEY"),
     _Provider("ollama_chat/", "OLLAMA_API_BASE", "http://localhost:11434/v1", "OLLAMA_API_KEY"),
 )
@@ -137,6 +139,10 @@ class ChatCompletions:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        body |= request.settings.given
+        if url.startswith(OPENAI_ITSELF) and "max_tokens" in body:
+            # The old name is refused there for models that reason; everywhere else it is the one that is known.
+            body["max_completion_tokens"] = body.pop("max_tokens")
         if request.tools:
             body["tools"] = request.tools
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}

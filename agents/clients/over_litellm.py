@@ -96,6 +96,7 @@ async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
             stream=True,
             stream_options={"include_usage": True},
             api_base=request.api_base,
+            **request.settings.given,
             # One retry loop for all: ours, which knows whether anything was shown.
             max_retries=0,
             # The real bound is the caller's: a provider that sends comments for ever never trips this one.

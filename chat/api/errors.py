@@ -16,12 +16,16 @@ logger = structlog.get_logger(__name__)
 
 
 class ApiError(exceptions.APIException):
-    """An answer in the one error shape; `more` adds fields of its own, such as the id of an active run."""
+    """An answer in the one error shape; `more` adds fields of its own, such as the id of an active run. `retry_after`
+    is in seconds."""
 
-    def __init__(self, status_code: int, code: str, detail: str, **more: Any) -> None:
+    def __init__(
+        self, status_code: int, code: str, detail: str, *, retry_after: int | None = None, **more: Any
+    ) -> None:
         super().__init__(detail, code)
         self.status_code = status_code
         self.code = code
+        self.retry_after = retry_after
         self.more = more
 
 
@@ -51,7 +55,10 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:
 
     set_rollback()
     if isinstance(error, ApiError):
-        return _answer(error.status_code, error.code, str(error.detail), **error.more)
+        answer = _answer(error.status_code, error.code, str(error.detail), **error.more)
+        if error.retry_after is not None:
+            answer["Retry-After"] = str(error.retry_after)
+        return answer
     if isinstance(error, Http404):
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):
@@ -84,8 +91,10 @@ def _flat(detail: Any, prefix: str = "") -> dict[str, list[str]]:
         return {prefix or "body": [str(item) for item in detail]}
     flat: dict[str, list[str]] = {}
     for name, inner in detail.items():
-        name = "body" if name == "non_field_errors" else str(name)
-        flat |= _flat(inner, f"{prefix}.{name}" if prefix else name)
+        if name == "non_field_errors":
+            flat |= _flat(inner, prefix)  # of the field that is an object, or of the body
+        else:
+            flat |= _flat(inner, f"{prefix}.{name}" if prefix else str(name))
     return flat
 
 

@@ -8,6 +8,8 @@ from uuid import UUID
 
 from rest_framework import serializers
 
+FLOAT_LIMIT = 1e300
+
 
 class TextField(serializers.CharField):
     """Text exactly as it was sent: numbers are not text, and text that shows nothing is blank."""
@@ -80,6 +82,25 @@ class NumberField(serializers.FloatField):
             self.fail("invalid")
         value: float = super().to_internal_value(data)
         return value
+
+
+class CountField(serializers.IntegerField):
+    """In a body: a whole number, and neither text nor a boolean nor a fraction."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if type(data) is not int:
+            self.fail("invalid")
+        return data
+
+
+class AmountField(serializers.FloatField):
+    """In a body: a number that is one, and neither text nor a boolean."""
+
+    def to_internal_value(self, data: Any) -> float:
+        # A whole number may be too large to become a float; infinity is what JSON makes of 1e999.
+        if type(data) not in (int, float) or not -FLOAT_LIMIT < data < FLOAT_LIMIT:
+            self.fail("invalid")
+        return float(data)
 
 
 class StrictSerializer(serializers.Serializer[Any]):

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from agents import chunks
-from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, Said, Usage
-from agents.loop import MOST_CALLS, UNKNOWN_OUTCOME, Event, Turn, run_agent
+from agents.budget import Budget, Limits, Reached, counted
+from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, ModelSettings, Said, Usage
+from agents.loop import MOST_CALLS, NO_TOOLS_LEFT, UNKNOWN_OUTCOME, Event, Turn, run_agent
 from agents.steps import Call, ModelStep, Outcome, RecordedStep
 from agents.tools import Repeat, ToolContext, tool
 
@@ -63,7 +65,7 @@ def turn(**changes: Any) -> Turn:
         "tools": {"double": double, "write": write},
         "context": context,
         "call_prefix": "call",
-        "max_steps": 5,
+        "budget": Budget(Limits(steps=5)),
         "stall": 5.0,
         "retry_pauses": (0.01, 0.01),
     }
@@ -150,11 +152,11 @@ async def test_two_hundred_calls_in_one_step_are_capped() -> None:
 async def test_the_last_step_is_asked_without_tools_and_cannot_call_any() -> None:
     # given a model that calls tools for ever, offered or not
     client = Client(*([call('{"number": 1}'), CALLS] for _ in range(3)))
-    found = await events(client, max_steps=3)
+    found = await events(client, budget=Budget(Limits(steps=3)))
     assert [bool(request.tools) for request in client.requests] == [True, True, False]
     steps = [event for event in found if isinstance(event, ModelStep)]
     assert [len(step.calls) for step in steps] == [1, 1, 0]
-    assert kinds(found)[-1] == "finish-step"
+    assert kinds(found)[-2:] == ["finish-step", "Reached"]
 
 
 async def test_a_transient_error_is_retried_and_announced_while_nothing_was_shown() -> None:
@@ -283,3 +285,121 @@ async def test_an_answer_without_end_is_given_up_in_the_end() -> None:
     with pytest.raises(ModelError, match="did not end"):
         await events(client)
     assert client.open == 0
+
+
+TWICE = [call('{"number": 1}'), Finished("tool_calls", Usage(60, 40, 0, Decimal("0.01")), "demo")]
+ANSWER = [Said("text", "two"), STOP]
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (Limits(steps=3), "its limit of 3 steps"),
+        (Limits(tokens=200), "its limit of 200 tokens"),
+        (Limits(tokens=1), "its limit of 1 token."),
+        (Limits(cost_usd=Decimal("0.02000000")), "its limit of $0.02."),
+        (Limits(steps=9, tokens=9000, cost_usd=Decimal(1)), None),
+    ],
+)
+async def test_a_limit_that_is_reached_leaves_one_step_without_tools(limits: Limits, text: str | None) -> None:
+    client = Client(TWICE, *([ANSWER] if limits.tokens == 1 else [TWICE, ANSWER]))
+    found = await events(client, budget=Budget(limits))
+    assert [bool(request.tools) for request in client.requests] == [True] * (len(client.requests) - 1) + [text is None]
+    assert (NO_TOOLS_LEFT in client.requests[-1].messages[0]["content"]) == (text is not None)
+    reached = [event for event in found if isinstance(event, Reached)]
+    if text is None:
+        assert reached == []
+    else:
+        assert reached == [found[-1]]
+        assert text in reached[0].text
+        assert (reached[0].answered, reached[0].is_time) == (True, False)
+
+
+async def test_what_a_run_used_before_its_recorded_steps_counts() -> None:
+    client = Client(TWICE, ANSWER)
+    found = await events(client, budget=Budget(Limits(tokens=200), tokens_before=100))
+    assert isinstance(found[-1], Reached)
+    assert len(client.requests) == 2
+
+
+async def test_a_limit_beyond_the_run_leaves_one_step_or_forbids_the_first() -> None:
+    budget = Budget(outside="used up")
+    client = Client(ANSWER)
+    assert await events(client, budget=budget) == [Reached("used up", answered=False)]
+    assert client.requests == []
+    # and in mid-run
+    done = Call("c1", "double", {"number": 1}, "safe")
+    found = await events(client, [recorded(done, c1=Outcome("c1", output=2))], budget=budget)
+    assert found[-1] == Reached("used up")
+    assert not client.requests[0].tools
+
+
+@pytest.mark.parametrize(("left", "is_last"), [(1.0, True), (3.0, False)])
+async def test_a_step_that_begins_when_the_time_is_nearly_up_is_the_last(left: float, is_last: bool) -> None:
+    # given a tenth or a third of ten seconds
+    deadline = asyncio.get_running_loop().time() + left
+    client = Client([call('{"number": 1}'), CALLS], ANSWER)
+    found = await events(client, budget=Budget(Limits(seconds=10.0), deadline=deadline))
+    if is_last:
+        assert found[-1] == Reached("The run reached its time limit of 10 seconds.", is_time=True, answered=False)
+        assert len(client.requests) == 1
+    else:
+        assert not any(isinstance(event, Reached) for event in found)
+
+
+async def test_a_last_step_in_which_the_model_says_nothing_is_no_answer() -> None:
+    client = Client(TWICE, [call('{"number": 1}'), CALLS])
+    found = await events(client, budget=Budget(Limits(steps=2)))
+    assert isinstance(found[-1], Reached)
+    assert not found[-1].answered
+
+
+async def test_who_has_no_tools_misses_none_in_the_only_step() -> None:
+    limits = Budget(Limits(steps=1))
+    assert not any(isinstance(event, Reached) for event in await events(Client(ANSWER), budget=limits, tools={}))
+    assert isinstance((await events(Client(ANSWER), budget=limits))[-1], Reached)
+
+
+async def test_a_recorded_answer_is_known_to_be_the_last_step_s() -> None:
+    asked = recorded(Call("c1", "double", {"number": 1}, "safe"), c1=Outcome("c1", output=2))
+    said = RecordedStep([{"type": "step-start"}, {"type": "text", "text": "all", "state": "done"}], ())
+    assert await events(Client(), [asked, said], budget=Budget(Limits(steps=2))) == [
+        Reached("The run reached its limit of 2 steps.")
+    ]
+    assert await events(Client(), [asked, said], budget=Budget(Limits(steps=3))) == []
+
+
+async def test_a_usage_nobody_told_is_estimated() -> None:
+    silent = Finished("stop", Usage(estimated=True), "demo")
+    found = await events(Client([Said("reasoning", "x" * 400), Said("text", "y" * 400), silent]))
+    (step,) = [event for event in found if isinstance(event, ModelStep)]
+    assert step.usage.estimated
+    assert step.usage.input_tokens > 10
+    assert step.usage.output_tokens == pytest.approx(200, abs=5)
+    # and what a client estimated by itself stays
+    told = Finished("stop", Usage(7, 8, estimated=True), "demo")
+    found = await events(Client([Said("text", "y"), told]))
+    assert [event.usage for event in found if isinstance(event, ModelStep)] == [told.usage]
+
+
+async def test_the_model_is_asked_as_its_settings_say() -> None:
+    settings = ModelSettings(temperature=0.0, seed=7)
+    client = Client(ANSWER)
+    await events(client, settings=settings)
+    assert client.requests[0].settings == settings
+    assert settings.given == {"temperature": 0.0, "seed": 7}
+
+
+def test_of_two_limits_the_tighter_counts() -> None:
+    one = Limits(steps=5, tokens=None, cost_usd=Decimal("0.5"), seconds=10.0, stall=None)
+    other = Limits(steps=7, tokens=100, cost_usd=Decimal("0.4"), seconds=None, stall=None)
+    tight = Limits(steps=5, tokens=100, cost_usd=Decimal("0.4"), seconds=10.0, stall=None)
+    assert one.tightened(other) == other.tightened(one) == tight
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(1, "1 step"), (1.0, "1 step"), (2000, "2,000 steps"), (3600.0, "3,600 steps"), (0.5, "0.5 steps")],
+)
+def test_limits_are_told_in_words(number: float, words: str) -> None:
+    assert counted(number, "step") == words

@@ -9,6 +9,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from knox.models import AuthToken
 
+from agents.models import Role
 from chat.models import Chat, Membership, Message, Workspace
 from runs.models import Run, Step, ToolCall
 
@@ -29,6 +30,7 @@ STATUS_OF = {
     "ID_TAKEN": {409},
     "TOO_LARGE": {413},
     "UNSUPPORTED_MEDIA_TYPE": {415},
+    "RATE_LIMITED": {429},
 }
 WITH_RUN_ID = {"A_RUN_ALREADY_ACTIVE", "RUN_MISMATCH"}
 
@@ -81,7 +83,7 @@ def assert_refused_somehow(response: Any) -> None:
 
 def rows() -> str:
     """A digest of all that requests may change."""
-    models = [get_user_model(), AuthToken, Workspace, Membership, Chat, Message, Run, Step, ToolCall]
+    models = [get_user_model(), AuthToken, Role, Workspace, Membership, Chat, Message, Run, Step, ToolCall]
     found = [list(model.objects.order_by("pk").values()) for model in models]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 

@@ -13,7 +13,7 @@ import pytest
 
 from chat.models import Chat
 from tests.api.callers import Api, Json, assert_refused, assert_refused_somehow, by_session, nothing_changed
-from tests.factories import ChatFactory, RunFactory, run_in
+from tests.factories import ChatFactory, RoleFactory, RunFactory, WorkspaceFactory, run_in
 
 pytestmark = pytest.mark.django_db
 
@@ -26,7 +26,15 @@ BODIES: dict[tuple[str, str], Json] = {
     ("POST", "/api/runs/{run}/stop"): {},
 }
 READS = [
-    *("/api/me", "/api/models", "/api/chats", "/api/chats/{chat}", "/api/chats/{chat}/messages", "/api/runs"),
+    *(
+        "/api/me",
+        "/api/models",
+        "/api/roles",
+        "/api/chats",
+        "/api/chats/{chat}",
+        "/api/chats/{chat}/messages",
+        "/api/runs",
+    ),
     *("/api/chats/{chat}/export", "/api/chats/{chat}/runs", "/api/chats/{chat}/run", "/api/runs/{run}"),
     *("/api/runs/{run}/steps", "/api/runs/{run}/stream", "/api/runs/{run}/wait"),
 ]
@@ -147,7 +155,7 @@ UNKNOWN_FIELDS = [
     *("api_base", "api_key", "base_url", "extra_headers", "tools", "tool_choice", "response_format", "temperature"),
     *("max_tokens", "stream", "messages", "system", "attachments", "runId", "force", "reason", "idempotency_key"),
     # of features that are still to come
-    *("role", "role_id", "limits", "on_active"),
+    *("role_id", "on_active"),
 ]
 
 
@@ -263,8 +271,10 @@ NO_ID_VALUES = [7, 0, -1, 1.0, 2**63, True, None, [], {}, ["{id}"], [str(uuid4()
 ID_FIELDS = [
     ("/api/chats", "id"),
     ("/api/chats", "workspace"),
+    ("/api/chats", "role"),
     ("/api/chats/{chat}/runs", "id"),
     ("/api/chats/{chat}/runs", "replaces"),
+    ("/api/chats/{chat}/runs", "role"),
     ("/api/chats/{chat}/stop", "run_id"),
 ]
 
@@ -370,10 +380,47 @@ def test_what_is_anonymous_is_refused_before_it_is_looked_at(ids: dict[str, UUID
 
 
 def test_a_query_is_refused_where_none_is_known(api: Api, ids: dict[str, UUID]) -> None:
-    lists = ("/messages", "/runs", "/chats", "/steps", "/export", "/stream", "/wait")
+    lists = ("/messages", "/runs", "/chats", "/roles", "/steps", "/export", "/stream", "/wait")
     for path in READS:
         if not path.endswith(lists):
             assert_refused(api.get(path.format(**ids) + "?format=api"), "INVALID", "format")
     for method, path in BODIES:
         response = api.generic(method, path.format(**ids) + "?x=1", json.dumps(BODIES[method, path]), JSON)
         assert_refused(response, "INVALID", "x")
+
+
+NO_COUNTS = [0, -1, 2**31, 2**63, -(2**63) - 1, 10**30, 1.5, 1.0, 1e3, "1", "", "x", True, False, None, [], [1], {}]
+NO_AMOUNTS = [0, 0.0, -0.0, -1, -0.5, 1e-9, 1e300, 10**400, "1", "", "NaN", True, False, None, [], [1.0], {}]
+NO_LIMITS: list[tuple[str, Any]] = [
+    *(("limits.steps", {"steps": value}) for value in NO_COUNTS),
+    *(("limits.tokens", {"tokens": value}) for value in NO_COUNTS if value != 2**31),
+    *(("limits.cost_usd", {"cost_usd": value}) for value in [*NO_AMOUNTS, 10**6]),
+    *(("limits.seconds", {"seconds": value}) for value in [*NO_AMOUNTS, 10**8]),
+    *(("limits", value) for value in (None, [], [{}], "x", "", 1, True)),
+    *((f"limits.{name}", {name: 1}) for name in ("step", "Steps", "stall", "cost", "max_steps", "__proto__", "")),
+]
+
+
+def test_a_limit_is_a_number_above_zero_and_within_reason(api: Api, ids: dict[str, UUID]) -> None:
+    with nothing_changed():
+        for name, limits in NO_LIMITS:
+            response = api.post(f"/api/chats/{ids['chat']}/runs", json.dumps({"text": "x", "limits": limits}))
+            assert_refused(response, "INVALID", name)
+
+
+@pytest.mark.parametrize("raw", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"01", b"0x1", b"1_0"])
+def test_a_limit_is_written_as_json_has_it(api: Api, ids: dict[str, UUID], raw: bytes) -> None:
+    with nothing_changed():
+        for name in (b"steps", b"tokens", b"cost_usd", b"seconds"):
+            body = b'{"text": "x", "limits": {"%s": %s}}' % (name, raw)
+            assert_refused(api.post(f"/api/chats/{ids['chat']}/runs", body), "INVALID")
+
+
+def test_a_role_that_is_not_there_looks_like_another_workspace_s(api: Api, ids: dict[str, UUID]) -> None:
+    foreign = RoleFactory(workspace=WorkspaceFactory())
+    with nothing_changed():
+        for path in ("/api/chats", f"/api/chats/{ids['chat']}/runs"):
+            least = {"text": "x"} if path.endswith("runs") else {}
+            absent, other = (api.post(path, {**least, "role": str(role)}) for role in (uuid4(), foreign.pk))
+            assert_refused(absent, "NOT_FOUND")
+            assert (other.status_code, other.content) == (absent.status_code, absent.content)

@@ -13,7 +13,7 @@ from drf_spectacular.generators import SchemaGenerator
 from chat.models import Chat
 from runs.urls import urlpatterns
 from tests.api.callers import Api, Json
-from tests.factories import MessageFactory, StepFactory, run_in
+from tests.factories import MessageFactory, RoleFactory, StepFactory, run_in
 
 pytestmark = pytest.mark.django_db
 
@@ -41,7 +41,7 @@ def test_every_route_is_described(schema: Json) -> None:
     routes = {"/api/" + re.sub(r"<uuid:(\w+)>", r"{\1}", str(route.pattern)) for route in urlpatterns}
     assert set(schema["paths"]) == routes
     names = [operation["operationId"] for operation in operations(schema)]
-    assert len(names) == len(set(names)) == 19
+    assert len(names) == len(set(names)) == 20
 
 
 def test_every_operation_may_be_refused_in_the_one_shape(schema: Json) -> None:
@@ -66,7 +66,7 @@ def test_lists_are_pages(schema: Json) -> None:
         for operation in operations(schema)
         if any(p["name"] == "limit" for p in operation.get("parameters", []))
     ]
-    assert len(lists) == 5
+    assert len(lists) == 6
     for operation in lists:
         name = answers(operation, "200")["application/json"]["schema"]["$ref"].rpartition("/")[2]
         page = schema["components"]["schemas"][name]
@@ -84,7 +84,7 @@ def test_what_is_no_json_says_so(schema: Json) -> None:
 
 def test_bodies_are_described_as_strict_as_they_are(schema: Json) -> None:
     shapes = schema["components"]["schemas"]
-    for name in ("ChatCreate", "ChatChange", "ChatStop", "RunStart", "FileIn"):
+    for name in ("ChatCreate", "ChatChange", "ChatStop", "RunStart", "FileIn", "LimitsIn"):
         assert shapes[name]["additionalProperties"] is False
     assert (shapes["ChatChange"]["required"], shapes["FileIn"]["required"]) == (["title"], ["name", "text"])
     # a turn is a text, or an answer to be written anew, or one to be gone on with
@@ -93,6 +93,7 @@ def test_bodies_are_described_as_strict_as_they_are(schema: Json) -> None:
 
 def test_answers_are_what_the_schema_says(api: Api, chat: Chat, schema: Json) -> None:
     # given something of everything
+    RoleFactory()
     MessageFactory(chat=chat)
     for status in ("succeeded", "failed", "aborted", "running"):
         run = run_in(status, chat=chat)
@@ -105,7 +106,7 @@ def test_answers_are_what_the_schema_says(api: Api, chat: Chat, schema: Json) ->
             response = api.get(path.format(chat=chat.pk, run=run.pk) + ("?format=json" if "export" in path else ""))
             check(response.json(), shape["schema"], schema)
             checked += 1
-    assert checked == 11
+    assert checked == 12
     check(api.post("/api/nothing").json(), {"$ref": "#/components/schemas/ErrorOut"}, schema)
     check(api.get("/api/chats?x=1").json(), {"$ref": "#/components/schemas/ErrorOut"}, schema)
     stopped = api.post(f"/api/chats/{chat.pk}/stop").json()

@@ -15,7 +15,15 @@ from runs.ending import start_chunk
 from runs.eventlog import write_whole
 from runs.models import Run
 from tests.api.callers import Api, Json, assert_refused, by_session, by_token, nothing_changed
-from tests.factories import ChatFactory, MembershipFactory, MessageFactory, StepFactory, UserFactory, run_in
+from tests.factories import (
+    ChatFactory,
+    MembershipFactory,
+    MessageFactory,
+    RoleFactory,
+    StepFactory,
+    UserFactory,
+    run_in,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis")]
 
@@ -43,6 +51,8 @@ def run(chat: Chat) -> Run:
     """A live run with canaries in everything that belongs to it, and in everything around it."""
     get_user_model().objects.filter(pk=chat.created_by_id).update(username=f"{CANARY}-name")
     Chat.objects.filter(pk=chat.pk).update(title=f"{CANARY} title")
+    elsewhere = MembershipFactory(user=chat.created_by).workspace  # where no colleague is
+    RoleFactory(workspace=elsewhere, name=f"{CANARY} role", instructions=f"{CANARY} instructions")
     parts = [{"type": "text", "text": f"{CANARY} text", "state": "done"}]
     MessageFactory(chat=chat, parts=parts)
     run_in("failed", chat=chat, error=f"{CANARY} error")

@@ -14,6 +14,7 @@ from agents.llm import CallPiece, Finished, ModelError, Said, Usage
 from agents.tools import Repeat, tool
 from runs import executor, lifecycle, stop, sweep
 from runs.models import Run, ToolCall
+from runs.tools import TOOLS
 from runs.worker import Worker
 from tests.factories import MessageFactory, RunFactory
 from tests.runs.conftest import WAIT, Model, audit, begin, ended, logged, says, text, until
@@ -240,7 +241,7 @@ def test_a_shutdown_waits_for_the_outcome_of_a_running_tool(
         finish.wait(5)
         return "done after all"
 
-    monkeypatch.setitem(executor.TOOLS, "slow", slow)
+    monkeypatch.setitem(TOOLS, "slow", slow)
     first, second = make_worker(), make_worker()
     model.will([CallPiece(0, "slow", "{}"), CALLS], says("finished"))
     thread = begin(first, run)

@@ -15,8 +15,9 @@ from agents.demo.history import check_history
 from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, Said, Usage
 from agents.tools import Repeat, ToolContext, tool
 from chat.models import Chat
-from runs import executor, failpoints, stop, sweep
+from runs import failpoints, stop, sweep
 from runs.models import Run, ToolCall
+from runs.tools import TOOLS
 from runs.worker import Worker
 from tests.factories import ChatFactory, MessageFactory, RunFactory
 from tests.runs.conftest import audit, begin, ended, logged, text, until
@@ -111,7 +112,7 @@ def note(model: Script, monkeypatch: pytest.MonkeyPatch) -> None:
         await model.halts[context.run_id].at(name)
         return f"noted {name}"
 
-    monkeypatch.setitem(executor.TOOLS, "note", note)
+    monkeypatch.setitem(TOOLS, "note", note)
 
 
 def said_before(place: Place) -> str:
