@@ -37,7 +37,6 @@ class RoleAdmin(admin.ModelAdmin):
     list_filter = ("workspace", "is_default")
     list_select_related = ("workspace",)
     search_fields = ("name", "description")
-    autocomplete_fields = ("workspace",)
     fieldsets = (
         (None, {"fields": ("name", "description", "workspace", "is_default", "instructions", "tools")}),
         (
