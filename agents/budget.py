@@ -58,7 +58,8 @@ class Budget:
     outside: str = ""
 
     def reached(self, steps: Sequence[RecordedStep], now: float | None = None) -> Reached | None:
-        """What forbids that any but the last step follows these. Without `now` time does not count."""
+        """What forbids that any but a last step follows these. Without `now` time does not count, and `outside` forbids
+        a first step altogether: that is not asked here."""
         limits = self.limits
         tokens = self.tokens_before + sum(step.usage.tokens for step in steps)
         cost = sum((step.usage.cost_usd for step in steps), self.cost_before)
@@ -68,7 +69,7 @@ class Budget:
             return Reached(f"The run reached its limit of {counted(limits.tokens, 'token')}.")
         if limits.cost_usd is not None and cost >= limits.cost_usd:
             return Reached(f"The run reached its limit of {dollars(limits.cost_usd)}.")
-        if self.outside:
+        if self.outside and steps:
             return Reached(self.outside)
         if now is not None and self.deadline is not None and limits.seconds is not None:
             spare = min(limits.seconds * TIME_TO_ANSWER, LONGEST_TIME_TO_ANSWER)

@@ -1,9 +1,8 @@
 """What a model call used where nobody said: an estimate from its length, marked as one."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
-
-import orjson
 
 from agents.llm import ProviderMessage, Usage
 
@@ -26,4 +25,6 @@ def _content(part: dict[str, Any]) -> Any:
 
 
 def _tokens(written: Sequence[Any]) -> int:
-    return -(-sum(len(orjson.dumps(item)) for item in written) // BYTES_PER_TOKEN)
+    # Not orjson, which takes neither a number of any size nor half of a pair.
+    length = sum(len(json.dumps(item, ensure_ascii=False).encode(errors="surrogatepass")) for item in written)
+    return -(-length // BYTES_PER_TOKEN)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import structlog
-from django.conf import settings as django_settings
+from django.conf import settings
 from django.db.models.functions import Now
 
 from agents import chunks
@@ -142,13 +142,13 @@ class Execution:
     async def _drive(self, run: Run) -> None:
         """The agent's loop, written down as it goes."""
         failpoint("after_claim")
-        settings = RoleSettings.of(run)
-        steps, self._history, outside = await persistently(JOURNAL_SECONDS, _what_was, run, settings.instructions)
+        role = RoleSettings.of(run)
+        steps, self._history, outside = await persistently(JOURNAL_SECONDS, _what_was, run, role.instructions)
         self._budget.limits, self._budget.outside = limits_of(run), outside
         self._budget.tokens_before = run.used.tokens - sum(step.usage.tokens for step in steps)
         self._budget.cost_before = run.cost_usd - sum(step.usage.cost_usd for step in steps)
         log = await self._begin_log(run, steps)
-        turn = self._turn(run, settings)
+        turn = self._turn(run, role)
         async with aclosing(run_agent(self._client, turn, steps)) as events:
             async for event in events:
                 if isinstance(event, ModelStep):
@@ -161,7 +161,7 @@ class Execution:
                     log.emit(event)
                     failpoint("mid_stream")
 
-    def _turn(self, run: Run, settings: RoleSettings) -> Turn:
+    def _turn(self, run: Run, role: RoleSettings) -> Turn:
         def context(call_id: str) -> ToolContext:
             failpoint("before_tool")
             return ToolContext(user_id=run.created_by_id, chat_id=run.chat_id, run_id=run.pk, key=f"{run.pk}:{call_id}")
@@ -169,15 +169,15 @@ class Execution:
         return Turn(
             model=run.model,
             history=self._history,
-            tools=settings.usable_tools(),
+            tools=role.usable_tools(),
             context=context,
             # Unique in the whole chat, not only in the run: all of it is sent to the provider.
             call_prefix=f"call_{run.pk.hex[-12:]}",
             budget=self._budget,
-            stall=settings.stall_seconds,
-            api_base=django_settings.AGENT_API_BASE,
-            settings=settings.model_settings,
-            fallbacks=settings.fallbacks,
+            stall=role.stall_seconds,
+            api_base=settings.AGENT_API_BASE,
+            settings=role.model_settings,
+            fallbacks=role.fallbacks,
         )
 
     async def _begin_log(self, run: Run, steps: list[RecordedStep]) -> RunLog:

@@ -25,6 +25,7 @@ from agents.llm import (
     Finished,
     ModelError,
     ModelRequest,
+    ModelSettings,
     Said,
     TextCleaner,
     Usage,
@@ -139,10 +140,7 @@ class ChatCompletions:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        body |= request.settings.given
-        if url.startswith(OPENAI_ITSELF) and "max_tokens" in body:
-            # The old name is refused there for models that reason; everywhere else it is the one that is known.
-            body["max_completion_tokens"] = body.pop("max_tokens")
+        body |= wire_settings(request.settings, url)
         if request.tools:
             body["tools"] = request.tools
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
@@ -204,6 +202,14 @@ def endpoint(model: str, api_base: str | None) -> tuple[str, str | None, str]:
         base += "/v1"  # what people know is the address of Ollama's own API, at the root
     key = os.environ.get(provider.key_variable) or (os.environ.get("OPENAI_API_KEY") if api_base else None)
     return f"{base}/chat/completions", key, model.removeprefix(provider.prefix)
+
+
+def wire_settings(settings: ModelSettings, url: str) -> dict[str, Any]:
+    given = settings.given
+    if url.startswith(OPENAI_ITSELF) and "max_tokens" in given:
+        # The old name is refused there for models that reason; everywhere else it is the one that is known.
+        given["max_completion_tokens"] = given.pop("max_tokens")
+    return given
 
 
 class _Answer:

@@ -11,6 +11,9 @@ from agents.demo.wire import JsonObject
 
 Outcome = Literal["open", "finished", "client_closed", "failed"]
 
+# All else that a request says is about how to answer.
+NO_SETTINGS = {"model", "messages", "tools", "stream", "stream_options"}
+
 KEPT_CALLS = 5000
 KEPT_BYTES = 256 * 1024 * 1024
 KEPT_KEYS = 50_000
@@ -81,17 +84,17 @@ class Call:
         return {
             "sent_text": "".join(self.text),
             "sent_reasoning": "".join(self.reasoning),
-            "messages": _messages(self.body),
+            "messages": self._asked().get("messages"),
             "tools": list(self.tools),
+            "settings": {name: value for name, value in self._asked().items() if name not in NO_SETTINGS},
         }
 
-
-def _messages(body: bytes) -> object:
-    try:
-        request = json.loads(body)
-    except ValueError:
-        return None
-    return request.get("messages") if isinstance(request, Mapping) else None
+    def _asked(self) -> Mapping[str, object]:
+        try:
+            request = json.loads(self.body)
+        except ValueError:
+            return {}
+        return request if isinstance(request, Mapping) else {}
 
 
 class Calls:

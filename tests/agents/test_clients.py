@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from decimal import Decimal
 
 import aiohttp
@@ -13,10 +14,20 @@ import pytest
 from aiohttp import web
 
 from agents.clients import ModelClients, over_litellm
-from agents.clients.chat_completions import endpoint
+from agents.clients.chat_completions import endpoint, wire_settings
 from agents.clients.prices import cost_usd
 from agents.demo.server import start_server
-from agents.llm import CallPiece, Delta, Finished, ModelClient, ModelError, ModelRequest, Said, retry_after
+from agents.llm import (
+    CallPiece,
+    Delta,
+    Finished,
+    ModelClient,
+    ModelError,
+    ModelRequest,
+    ModelSettings,
+    Said,
+    retry_after,
+)
 
 keys = (f"client{number}" for number in itertools.count())
 
@@ -124,6 +135,19 @@ async def test_any_amount_of_text_is_taken(client: ModelClients, base: str, wish
 async def test_text_that_no_database_takes_is_replaced(client: ModelClients, base: str) -> None:
     found = await deltas(client, asked(base, "script:nul"))
     assert text(found) == "before\ufffdafter lone \ufffd and \ufffd end"
+
+
+async def test_the_settings_of_a_role_reach_the_provider(client: ModelClients, base: str) -> None:
+    key = next(keys)
+    settings = ModelSettings(temperature=0.0, top_p=0.5, max_tokens=100, seed=-7)
+    request = asked(base, f"script:text tokens:2 key:{key}")
+    await deltas(client, replace(request, settings=settings))
+    said = (await sent(base, key))["settings"]
+    assert said == {"temperature": 0.0, "top_p": 0.5, "max_tokens": 100, "seed": -7}
+    # and what a role leaves open is left to the provider
+    key = next(keys)
+    await deltas(client, asked(base, f"script:text tokens:2 key:{key}"))
+    assert (await sent(base, key))["settings"] == {}
 
 
 async def test_a_usage_nobody_sent_is_marked_estimated(client: ModelClients, base: str) -> None:
@@ -271,6 +295,21 @@ async def test_an_event_without_end_is_not_read_for_ever(ours: ModelClients) -> 
     with pytest.raises(ModelError, match="error"):
         await deltas(ours, asked(base, "-"))
     await runner.cleanup()
+
+
+async def test_the_effort_of_a_role_reaches_the_provider(ours: ModelClients, base: str) -> None:
+    # litellm sends it to the models alone of which it knows that they reason
+    key = next(keys)
+    request = asked(base, f"script:text tokens:2 key:{key}")
+    await deltas(ours, replace(request, settings=ModelSettings(reasoning_effort="low")))
+    assert (await sent(base, key))["settings"] == {"reasoning_effort": "low"}
+
+
+def test_openai_itself_has_another_name_for_the_length_of_an_answer() -> None:
+    settings = ModelSettings(temperature=1.0, max_tokens=100)
+    there = wire_settings(settings, endpoint("openai/gpt-5", None)[0])
+    assert there == {"temperature": 1.0, "max_completion_tokens": 100}
+    assert wire_settings(settings, endpoint("openai/demo", "http://here/v1")[0]) == settings.given
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from agents import chunks
 from agents.budget import Budget, Limits, Reached, counted
+from agents.estimate import estimated_usage
 from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, ModelSettings, Said, Usage
 from agents.loop import MOST_CALLS, NO_TOOLS_LEFT, UNKNOWN_OUTCOME, Event, Turn, run_agent
 from agents.steps import Call, ModelStep, Outcome, RecordedStep
@@ -403,3 +404,18 @@ def test_of_two_limits_the_tighter_counts() -> None:
 )
 def test_limits_are_told_in_words(number: float, words: str) -> None:
     assert counted(number, "step") == words
+
+
+async def test_a_recorded_answer_that_was_the_first_step_was_under_no_limit_beyond_the_run() -> None:
+    said = RecordedStep([{"type": "step-start"}, {"type": "text", "text": "all", "state": "done"}], ())
+    assert await events(Client(), [said], budget=Budget(outside="used up since")) == []
+
+
+def test_an_estimate_takes_whatever_is_stored() -> None:
+    asked = [{"role": "user", "content": "ä" * 100}, {"role": "tool", "content": "\ud800"}]
+    said = [{"type": "step-start"}, {"type": "tool-x", "input": {"n": 10**40}}, {"type": "text", "text": "a" * 40}]
+    usage = estimated_usage("openai/gpt-4.1-mini", asked, said)
+    assert usage.estimated
+    assert usage.input_tokens == pytest.approx(70, abs=10)
+    assert usage.output_tokens == pytest.approx(25, abs=5)
+    assert usage.cost_usd > 0

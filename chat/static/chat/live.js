@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { Follower } from "./follow.js";
+import { isAtLimit } from "./message.js";
 import { Assembly } from "./stream.js";
 
 const START_PATIENCE_MS = 300;
@@ -44,8 +45,21 @@ export class LiveRun {
 
   end() {
     this.view.announce(false);
-    const overtaken = this.stopping && this.assembly.message.status === "completed";
+    const { status, error, metadata } = this.assembly.message;
+    if (isAtLimit(metadata) && error === null) this.nameLimit();
+    const overtaken = this.stopping && status === "completed";
     this.listener.ended(overtaken ? "The answer was finished before the stop took effect." : null);
+  }
+
+  // The stream of an answer that a limit made shorter tells of no error; the run says which limit it was.
+  async nameLimit() {
+    try {
+      const { error } = await api.run(this.run.id);
+      this.assembly.message.error = error;
+      this.view.update(this.assembly.message);
+    } catch {
+      // The message says that it was one.
+    }
   }
 
   vanish() {

@@ -25,6 +25,11 @@ const UNKNOWN_ENDINGS = {
 
 const LABELS = { edit: "Edit", regenerate: "Try again", continue: "Continue" };
 
+// A limit may cut short an answer that is a success otherwise.
+export function isAtLimit(metadata) {
+  return ["budget", "timeout"].includes(metadata?.run?.endReason);
+}
+
 export class MessageView {
   constructor(message) {
     this.parts = element("div", { className: "parts" });
@@ -115,11 +120,12 @@ function keyOf(part) {
 }
 
 function ending(message) {
-  if (message.status !== "error" && message.status !== "aborted") return [];
+  const isWhole = message.status === "completed" && !isAtLimit(message.metadata);
+  if (message.role !== "assistant" || message.status === "streaming" || isWhole) return [];
   const reason = message.metadata?.run?.endReason;
   const [what, hint] = (Object.hasOwn(ENDINGS, reason ?? "") ? ENDINGS[reason] : UNKNOWN_ENDINGS[message.status]);
   const box = element("div", { className: `ending ${message.status}` });
-  box.append(element("p", { dir: "auto" }, (message.status === "error" && message.error) || what));
+  box.append(element("p", { dir: "auto" }, (message.status !== "aborted" && message.error) || what));
   if (hint) box.append(element("p", { className: "hint" }, hint));
   return [box];
 }

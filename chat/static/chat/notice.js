@@ -32,6 +32,7 @@ export function failed(error) {
 }
 
 function hintFor(error) {
-  if (error.retryAfter) return `Try again in ${error.retryAfter} s.`;
+  // Longer waits are told in words, by who knows what they are for.
+  if (error.retryAfter && error.retryAfter < 3600) return `Try again in ${error.retryAfter} s.`;
   return Object.hasOwn(HINTS, error.code) ? HINTS[error.code] : "";
 }
