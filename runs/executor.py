@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 
 import structlog
 from django.conf import settings
-from django.db.models.functions import Now
 
 from agents import chunks
 from agents.budget import Budget, Reached, out_of_time
@@ -128,12 +127,10 @@ class Execution:
             await self._end(run, ending)
 
     async def _watch_deadline(self, run: Run) -> None:
-        """The run's own time limit, over all attempts, by the database's clock."""
-        try:
-            spent = await persistently(JOURNAL_SECONDS, _seconds_spent, run.pk)
-        except Exception:
-            logger.exception("deadline_unknown", run_id=str(run.pk))
-            spent = 0.0  # a late end is better than none
+        """The run's own time limit, over all attempts, by the database's clock, as it stood at the claim."""
+        assert run.started_at is not None
+        assert run.heartbeat_at is not None
+        spent = (run.heartbeat_at - run.started_at).total_seconds()
         left = max(run.max_seconds - spent, 0)
         self._budget.deadline = asyncio.get_running_loop().time() + left
         await asyncio.sleep(left)
@@ -309,11 +306,6 @@ def _record(run: Run, step: ModelStep) -> str:
     """Answers the limit of the person's day, where that is reached by now and more is to come."""
     lifecycle.record_step(run.pk, run.attempt, step)
     return reached_today(run.workspace, run.created_by_id) if step.calls else ""
-
-
-def _seconds_spent(run_id: UUID) -> float:
-    started_at, now = Run.objects.filter(pk=run_id).values_list("started_at", Now()).get()
-    return float((now - started_at).total_seconds())
 
 
 def _stop_source(run_id: UUID) -> str:

@@ -113,10 +113,11 @@ def test_a_run_nearly_out_of_time_answers_with_what_it_has(
 
 
 def test_a_limit_counts_over_all_attempts(make_worker: Callable[[], Worker], model: Model, run: Run) -> None:
-    # given a first attempt that used 100 tokens and was handed over
+    # given a first attempt that used 100 tokens in a recorded step and about as many in the one it was handed over in
     limit(run, max_tokens=150)
     first, second = make_worker(), make_worker()
-    model.will(CALL, [WAIT], CALL, says("it is 42"))
+    recorded = [CALL[0], Finished("tool_calls", Usage(50, 50), "demo")]
+    model.will(recorded, [Said("text", "y" * 400), WAIT], says("it is 42"))
     thread = begin(first, run)
     assert model.reached.wait(5)
     first.close()
@@ -124,7 +125,18 @@ def test_a_limit_counts_over_all_attempts(make_worker: Callable[[], Worker], mod
     second.execute(run.pk, 2)
     audit(run)
     assert run.error == "The run reached its limit of 150 tokens."
-    assert [bool(request.tools) for request in model.requests] == [True, True, True, False]
+    assert [bool(request.tools) for request in model.requests] == [True, True, False]
+
+
+def test_an_attempt_that_begins_when_the_time_is_nearly_up_is_one_answer(
+    worker: Worker, model: Model, run: Run
+) -> None:
+    limit(run, max_seconds=1000, started_at=Now() - timedelta(seconds=980))
+    model.will(says("in short"))
+    worker.execute(run.pk, 1)
+    audit(run)
+    assert (run.status, run.end_reason, text(run)) == ("succeeded", "timeout", "in short")
+    assert not model.requests[0].tools
 
 
 def test_an_answer_in_the_last_step_that_was_recorded_but_not_settled_is_known_as_one(
