@@ -32,7 +32,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class RoleSettings:
-    """`Run.role_settings` as a value. A row without them is of a run that began before there were roles."""
+    """`Run.role_settings` as a value; a row without them is of a run that began before there were roles.
+
+    Without a role, `tools` is None: whatever the worker offers.
+    """
 
     instructions: str = INSTRUCTIONS
     tools: list[str] | None = None
@@ -60,7 +63,7 @@ def run_fields(chat: Chat, wish: Wish) -> dict[str, Any]:
     limits = wish.limits.tightened(role.limits if role else Limits()).tightened(_installations())
     said = RoleSettings(
         instructions=(role.instructions if role else "") or INSTRUCTIONS,
-        tools=role.tools if role else list(TOOLS),
+        tools=role.tools if role else None,
         fallbacks=[name for name in role.fallbacks if is_allowed_model(name)] if role else [],
         model_settings=role.model_settings if role else ModelSettings(),
         stall=limits.stall,

@@ -11,7 +11,7 @@ from agents.models import Role
 from chat.models import Chat, Message
 from runs.models import Run
 from runs.roles import RoleSettings
-from runs.tools import INSTRUCTIONS, TOOLS
+from runs.tools import INSTRUCTIONS
 from tests.api.callers import Api, Json, assert_refused, nothing_changed
 from tests.factories import ChatFactory, MembershipFactory, RoleFactory, WorkspaceFactory, run_in
 
@@ -99,7 +99,7 @@ def test_a_chat_is_created_with_a_role_of_its_workspace(api: Api, chat: Chat) ->
 
 def test_without_a_role_a_run_has_the_usual_settings(api: Api, chat: Chat) -> None:
     run = started(api, chat)
-    assert taken_down(run) == RoleSettings(INSTRUCTIONS, list(TOOLS), stall=120.0)
+    assert taken_down(run) == RoleSettings(INSTRUCTIONS, None, stall=120.0)
     assert run["model"] == "openai/demo"
     assert run["limits"] == {"steps": 20, "tokens": None, "cost_usd": None, "seconds": 3600.0}
 

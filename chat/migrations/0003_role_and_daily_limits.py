@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('agents', '0001_roles'),
-        ('chat', '0001_initial'),
+        ('chat', '0002_message_replaced_at'),
     ]
 
     operations = [
