@@ -70,7 +70,8 @@ class RunOut(serializers.Serializer[Run]):
         return run.end_reason or None
 
     def get_error(self, run: Run) -> str | None:
-        return run.error or None
+        # A limit that made a success shorter is no error; `end_reason` with `limits` and `usage` tells of it.
+        return None if run.status == Run.Status.SUCCEEDED else run.error or None
 
     def get_worker(self, run: Run) -> str | None:
         return run.worker or None
