@@ -28,6 +28,8 @@ logger = structlog.get_logger(__name__)
 
 # After a heartbeat that failed the next one comes sooner: the first thing a worker does with a database that is back.
 LONGEST_PAUSE_AFTER_FAILURE = 0.5
+# What a loop may take to begin a run, at least, before its message is given to somebody else.
+LEAST_PATIENCE = 1.0
 
 
 class Worker:
@@ -61,7 +63,7 @@ class Worker:
         # Taken by whoever is first: the loop, which begins, or this thread, which gives the message back.
         decision = threading.Lock()
         done = asyncio.run_coroutine_threadsafe(self._execute(run_id, attempt, decision), self._loop)
-        wait({done}, timeout=settings.RUN_HEARTBEAT_SECONDS)
+        wait({done}, timeout=max(settings.RUN_HEARTBEAT_SECONDS, LEAST_PATIENCE))
         if decision.acquire(blocking=False):
             # A loop that does not turn would keep the run to itself, and each message by which the sweep repeats it.
             logger.error("loop_stuck", run_id=str(run_id), attempt=attempt)
