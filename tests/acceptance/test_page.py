@@ -14,6 +14,9 @@ from tests.acceptance.cluster import Account, Cluster
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (.ci/run installs it)")
 
+# A run of a hundred tokens takes five seconds; a busy machine, longer.
+expect.set_options(timeout=20_000)
+
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
