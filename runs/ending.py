@@ -21,7 +21,8 @@ _STOPPED_BY = {"disconnect": Run.EndReason.DISCONNECTED, "superseded": Run.EndRe
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`error` is for people, empty where there is none: no secrets, no stack. A success may have one, for operators: its limit."""
+    """`error` is for people, empty where there is none: no secrets, no stack. A success may have one: its limit, which
+    only operators are shown."""
 
     status: Run.Status
     end_reason: Run.EndReason
