@@ -274,6 +274,30 @@ def test_a_loop_that_is_blocked_for_a_while_loses_no_lease(cluster: Cluster, cli
 
 
 @pytest.mark.chaos
+def test_a_hundred_busy_runs_lose_no_lease(cluster: Cluster, client: Client) -> None:
+    keys = [new_key() for _ in range(100)]
+    runs = [client.post_run(client.chat(), slow(key, tokens=200, rate=20)) for key in keys]
+    ended = [client.wait_terminal(run["id"], 60) for run in runs]
+    assert Counter((run["status"], run["attempt"]) for run in ended) == {("succeeded", 1): 100}
+    for run, key in zip(runs[::20], keys[::20], strict=True):
+        audit(cluster, client, run, key, expected_calls=1)
+
+
+def test_code_of_yesterday_works_on_the_database_of_tomorrow(cluster: Cluster, client: Client) -> None:
+    # as a deploy leaves it for a while: migrated first, and the processes one after the other
+    key = new_key()
+    run = client.post_run(client.chat(), slow(key, tokens=60))
+    reader = client.follow(run).wait_text()
+    cluster.query("ALTER TABLE runs_run ADD COLUMN of_tomorrow integer NOT NULL DEFAULT 0")
+    cluster.query("ALTER TABLE chat_message ADD COLUMN of_tomorrow text NULL")
+    try:
+        assert audit(cluster, client, run, key, reader, expected_calls=1)["status"] == "succeeded"
+    finally:
+        cluster.query("ALTER TABLE runs_run DROP COLUMN of_tomorrow")
+        cluster.query("ALTER TABLE chat_message DROP COLUMN of_tomorrow")
+
+
+@pytest.mark.chaos
 def test_a_loop_that_is_blocked_for_ever_loses_its_runs_to_another_worker(cluster: Cluster, client: Client) -> None:
     keys = [new_key() for _ in range(10)]
     others = [client.post_run(client.chat(), slow(key, tokens=500)) for key in keys]

@@ -14,7 +14,7 @@ TOKENS = 200
 IDEAL_SECONDS = TOKENS / RATE
 LIMIT_SECONDS = 1.15 * IDEAL_SECONDS
 GIVE_UP_SECONDS = 2 * IDEAL_SECONDS
-LEVELS = (20, 40, 60, 80, 120, 160)
+LEVELS = (40, 80, 120, 160, 240, 320, 400)
 QUICK_LEVELS = (40,)
 SMALLEST = 10
 # A level is tried again while there is time: whoever else uses the machine may have spoiled it.
