@@ -152,10 +152,9 @@ class Api:
         return Turn(asked_at, run, await self.read(run))
 
     async def calls(self) -> list[Json]:
-        """What the model was asked since `forget_calls`."""
+        """What the model was asked since `forget_calls`, by runs; who asks for a title has no key."""
         async with self._http.get(f"{self._model}/stats?messages=0") as response:
-            calls: list[Json] = (await response.json())["calls"]
-            return calls
+            return [call for call in (await response.json())["calls"] if call["key"]]
 
     async def forget_calls(self) -> None:
         async with self._http.post(f"{self._model}/stats/reset") as response:

@@ -40,7 +40,7 @@ async def _stop_all(session: Session, count: int, script: str) -> tuple[list[flo
         await session.api.stop(run["id"])
     calls = await _all_closed(session)
     _check(session, runs, calls)
-    return [call["closed_at"] - asked_at[call["key"]] for call in calls if call["key"]], _holders(session, runs)
+    return [call["closed_at"] - asked_at[call["key"]] for call in calls], _holders(session, runs)
 
 
 async def _all_open(session: Session, count: int, *, speaking: bool) -> None:
