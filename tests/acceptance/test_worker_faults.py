@@ -214,8 +214,7 @@ def test_a_worker_told_to_leave_hands_twenty_runs_over_and_is_gone_in_seconds(cl
             pauses.append(first_start_after(reader, told_at) - told_at)
     lost = "SELECT count(*) FROM runs_run WHERE id = ANY(%s) AND lost_attempts > 0"
     assert cluster.query(lost, [run["id"] for run in runs]) == [(0,)]
-    assert sorted(pauses)[len(pauses) // 2] < 2, pauses
-    assert max(pauses) < 5, pauses
+    assert max(pauses) < 2, pauses
 
 
 def held(cluster: Cluster) -> Counter[str]:
