@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
+from agents.llm import Usage
 from agents.steps import RecordedStep
 
 # When less than this is left of a run's time, a step that begins is its last: this part of the limit, at most so long.
@@ -47,13 +48,15 @@ class Reached:
 class Budget:
     """The limits of a run and what counts against them. The consumer of the loop may change it between two steps.
 
-    `tokens_before` and `cost_before` were used by this run but by none of its recorded steps; `deadline` is by the
-    clock of the event loop; `outside` names a limit beyond the run that is reached, such as that of a person's day.
+    `tokens_before` and `cost_before` were used by this run but by none of its recorded steps; `unrecorded` was used by
+    summaries that came to nothing, which the run's row does not know of yet; `deadline` is by the clock of the event
+    loop; `outside` names a limit beyond the run that is reached, such as that of a person's day.
     """
 
     limits: Limits = field(default_factory=Limits)
     tokens_before: int = 0
     cost_before: Decimal = Decimal(0)
+    unrecorded: Usage = field(default_factory=Usage)
     deadline: float | None = None
     outside: str = ""
 
@@ -61,8 +64,8 @@ class Budget:
         """What forbids that any but a last step follows these. Without `now` time does not count, and `outside` forbids
         a first step altogether: that is not asked here."""
         limits = self.limits
-        tokens = self.tokens_before + sum(step.usage.tokens for step in steps)
-        cost = sum((step.usage.cost_usd for step in steps), self.cost_before)
+        tokens = self.tokens_before + self.unrecorded.tokens + sum(step.usage.tokens for step in steps)
+        cost = sum((step.usage.cost_usd for step in steps), self.cost_before + self.unrecorded.cost_usd)
         if limits.steps is not None and len(steps) + 1 >= limits.steps:
             return Reached(f"The run reached its limit of {counted(limits.steps, 'step')}.")
         if limits.tokens is not None and tokens >= limits.tokens:

@@ -8,6 +8,8 @@ from agents.llm import ProviderMessage, Usage
 
 # Of English text as of JSON; other scripts take more bytes for a letter, and more tokens.
 BYTES_PER_TOKEN = 4
+# Where a request must fit, it had better be taken for too long than for too short.
+FEWEST_BYTES_PER_TOKEN = 3
 
 
 def estimated_usage(model: str, asked: Sequence[ProviderMessage], said: Sequence[dict[str, Any]]) -> Usage:
@@ -24,7 +26,15 @@ def _content(part: dict[str, Any]) -> Any:
     return part.get("text", part.get("input", ""))
 
 
+def most_tokens(written: Sequence[Any]) -> int:
+    """What these messages, or tools, hardly exceed."""
+    return -(-_bytes(written) // FEWEST_BYTES_PER_TOKEN)
+
+
 def _tokens(written: Sequence[Any]) -> int:
+    return -(-_bytes(written) // BYTES_PER_TOKEN)
+
+
+def _bytes(written: Sequence[Any]) -> int:
     # Not orjson, which takes neither a number of any size nor half of a pair.
-    length = sum(len(json.dumps(item, ensure_ascii=False).encode(errors="surrogatepass")) for item in written)
-    return -(-length // BYTES_PER_TOKEN)
+    return sum(len(json.dumps(item, ensure_ascii=False).encode(errors="surrogatepass")) for item in written)

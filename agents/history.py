@@ -8,6 +8,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agents.llm import ProviderMessage
@@ -17,26 +18,72 @@ Part = dict[str, Any]
 
 LOST = "The outcome of this tool call is unknown."
 GO_ON = "Your answer was interrupted here. Go on exactly where it ended, without repeating any of it."
+SUMMARY = "This is a summary of what was said in this conversation before:"
+UNDERSTOOD = "I have read it and go on from there."
+BEGINNING = "(The conversation begins here.)"
+EMPTY = "(empty)"
 
 
-def provider_messages(instructions: str, stored: Iterable[tuple[str, Sequence[Part]]]) -> list[ProviderMessage]:
-    """`stored` is (role, parts) of every message, oldest first.
+@dataclass(slots=True)
+class Exchange:
+    """A question and all that came of it, as a provider gets it. `last` is the id of the last stored message in it."""
+
+    messages: list[ProviderMessage]
+    last: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What was said before a run's own answer: in full where `exchanges` have it, in short before that."""
+
+    instructions: str
+    exchanges: Sequence[Exchange]
+    summary: str = ""
+
+    def messages(self) -> list[ProviderMessage]:
+        """Never empty, and valid as it is: the request of the first step."""
+        messages: list[ProviderMessage] = [{"role": "system", "content": self.instructions}]
+        if self.summary:
+            # Not in the system message: what people and tools said must not become instructions.
+            messages.append({"role": "user", "content": f"{SUMMARY}\n\n{self.summary}"})
+            messages.append({"role": "assistant", "content": UNDERSTOOD})
+        for exchange in self.exchanges:
+            messages += exchange.messages
+        return messages
+
+
+def past(instructions: str, stored: Iterable[tuple[Any, str, Sequence[Part]]], summary: str = "") -> Past:
+    """`stored` is (id, role, parts) of every message behind those that the summary covers, oldest first.
 
     An answer right behind another one is the rest of it: its run was continued. Not every provider goes on from words
     of its own, so it is asked to, between the two and at the end. It stays there: later requests begin as this one did,
     which is what providers cache.
     """
-    messages: list[ProviderMessage] = [{"role": "system", "content": instructions}]
-    for role, parts in stored:
+    exchanges: list[Exchange] = []
+    for message_id, role, parts in stored:
         if role == "user":
-            _append(messages, {"role": "user", "content": _user_content(parts)})
-            continue
-        for index, message in enumerate(assistant_messages(parts)):
-            if index == 0:
-                _ask_to_go_on(messages)
-            _append(messages, message)
-    _ask_to_go_on(messages)
-    return messages
+            question: ProviderMessage = {"role": "user", "content": _user_content(parts)}
+            if exchanges and len(exchanges[-1].messages) == 1:
+                _append(exchanges[-1].messages, question)  # nobody answered the last one
+            else:
+                exchanges.append(Exchange([question]))
+        else:
+            if not exchanges:
+                exchanges.append(Exchange([{"role": "user", "content": BEGINNING}]))
+            for index, message in enumerate(assistant_messages(parts)):
+                if index == 0:
+                    _ask_to_go_on(exchanges[-1].messages)
+                _append(exchanges[-1].messages, message)
+        exchanges[-1].last = message_id
+    if not exchanges:
+        exchanges.append(Exchange([{"role": "user", "content": BEGINNING}]))
+    _ask_to_go_on(exchanges[-1].messages)
+    return Past(instructions, exchanges, summary)
+
+
+def provider_messages(instructions: str, stored: Iterable[tuple[str, Sequence[Part]]]) -> list[ProviderMessage]:
+    """All of it in full. `stored` is (role, parts) of every message, oldest first."""
+    return past(instructions, ((None, role, parts) for role, parts in stored)).messages()
 
 
 def _ask_to_go_on(messages: list[ProviderMessage]) -> None:
@@ -45,7 +92,9 @@ def _ask_to_go_on(messages: list[ProviderMessage]) -> None:
 
 
 def _user_content(parts: Sequence[Part]) -> str:
-    return "\n\n".join([*(_framed(part) for part in parts if part["type"] == "file"), _text(parts)])
+    said = "\n\n".join([*(_framed(part) for part in parts if part["type"] == "file"), _text(parts)])
+    # Some providers refuse a message that says nothing, and so a result.
+    return said if said.strip() else EMPTY
 
 
 def _framed(part: Part) -> str:
@@ -116,8 +165,7 @@ def _tool_result(part: Part) -> ProviderMessage:
         content = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
     else:
         content = "Error: " + part.get("errorText", LOST)
-    # Some providers refuse an empty result.
-    return {"role": "tool", "tool_call_id": part["toolCallId"], "content": content or "(empty)"}
+    return {"role": "tool", "tool_call_id": part["toolCallId"], "content": content or EMPTY}
 
 
 def _append(messages: list[ProviderMessage], message: ProviderMessage) -> None:

@@ -59,6 +59,15 @@ class Usage:
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cost_usd + other.cost_usd,
+            self.estimated or other.estimated,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -105,6 +114,11 @@ class ModelError(Exception):
         self.text = text
         self.transient = transient
         self.retry_after = retry_after
+
+    @property
+    def is_unavailable(self) -> bool:
+        """Whether another model may well answer what this one did not: it is the model, not what it was asked."""
+        return self.transient or self.code in ("authentication", "permission", "not_found")
 
 
 # What each code says to people, and whether the same call may succeed later.

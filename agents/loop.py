@@ -1,8 +1,8 @@
 """The agent's turn as an async generator: model, tool calls, model ..., yielding chunks and finished steps.
 
-It stores nothing. A `ModelStep` is yielded before any of its tools starts, an `Outcome` as its call ends (the consumer
-shows it once it is stored), and the loop goes on when its consumer asks for more: what the consumer stored by then is
-where a later attempt goes on.
+It stores nothing. A `Summarised` is yielded before the step that it makes room for, a `ModelStep` before any of its
+tools starts, an `Outcome` as its call ends (the consumer shows it once it is stored), and the loop goes on when its
+consumer asks for more: what the consumer stored by then is where a later attempt goes on.
 
 Cancelling the task that iterates, or closing the generator, cancels the model call and every tool in flight.
 """
@@ -12,17 +12,20 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from agents import chunks
 from agents.budget import Budget, Reached, counted
 from agents.chunks import Chunk
-from agents.estimate import estimated_usage
-from agents.history import journal_messages
+from agents.compaction import Memory, Summarised, room_to_ask, window_of
+from agents.estimate import estimated_usage, most_tokens
+from agents.history import Past, journal_messages
 from agents.llm import (
     CallPiece,
     Finished,
@@ -30,7 +33,6 @@ from agents.llm import (
     ModelError,
     ModelRequest,
     ModelSettings,
-    ProviderMessage,
     Said,
     Usage,
 )
@@ -38,7 +40,7 @@ from agents.steps import Call, ModelStep, Outcome, RecordedStep
 from agents.tools import Repeat, Tool, ToolContext, ToolError
 from agents.tools.output import UnstorableError, storable
 
-Event = Chunk | ModelStep | Outcome | Reached
+Event = Chunk | ModelStep | Outcome | Summarised | Reached
 
 # Seconds before each further try of a model call that failed before anything was shown.
 RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)
@@ -60,10 +62,10 @@ UNKNOWN_OUTCOME = (
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """All that one turn needs. `history` ends with the message to answer; `context` is made for each call's id."""
+    """All that one turn needs. `past` ends with the message to answer; `context` is made for each call's id."""
 
     model: str
-    history: Sequence[ProviderMessage]
+    past: Past
     tools: Mapping[str, Tool]
     context: Callable[[str], ToolContext]
     call_prefix: str
@@ -73,6 +75,8 @@ class Turn:
     settings: ModelSettings = field(default_factory=ModelSettings)
     # Models to call while `model` is unavailable, in this order.
     fallbacks: Sequence[str] = ()
+    # How long a request and its answer may be in tokens, whichever model is asked; 0: what that model takes.
+    window: int = 0
     retry_pauses: Sequence[float] = RETRY_PAUSES
 
 
@@ -83,6 +87,7 @@ async def run_agent(client: ModelClient, turn: Turn, journal: Sequence[RecordedS
     Raises ModelError; nothing a tool does raises.
     """
     steps = list(journal)
+    asking = _Asking(client, turn)
     # Of an answer that is recorded already, the clock cannot tell any more what it was made under.
     limit = turn.budget.reached(steps[:-1])
     while not steps or steps[-1].calls:
@@ -97,7 +102,7 @@ async def run_agent(client: ModelClient, turn: Turn, journal: Sequence[RecordedS
         limit = turn.budget.reached(steps, asyncio.get_running_loop().time())
         yield chunks.start_step()
         step: ModelStep | None = None
-        async with aclosing(_model_step(client, turn, steps, is_last=limit is not None)) as events:
+        async with aclosing(_model_step(asking, steps, is_last=limit is not None)) as events:
             async for event in events:
                 step = event if isinstance(event, ModelStep) else step
                 yield event
@@ -114,16 +119,105 @@ def _says_something(step: RecordedStep) -> bool:
     return any(part["type"] == "text" and part["text"].strip() for part in step.parts)
 
 
-async def _model_step(
-    client: ModelClient, turn: Turn, steps: Sequence[RecordedStep], *, is_last: bool
-) -> AsyncGenerator[Event, None]:
-    """One model call, begun again as long as nothing of it was shown."""
-    pauses = iter(turn.retry_pauses)
-    for attempt in range(1, len(turn.retry_pauses) + 2):
-        request = _request(turn, steps, is_last=is_last)
-        answer = _Answer(turn, request, len(steps), takes_calls=not is_last)
+class _Asking:
+    """How the model is asked, and which: what one step finds out about that holds for the next ones, too."""
+
+    def __init__(self, client: ModelClient, turn: Turn) -> None:
+        self.client = client
+        self.turn = turn
+        self._memory = Memory(turn.past)
+        # The first one is asked; who stood before it was unavailable.
+        self._models = [turn.model, *turn.fallbacks]
+        self._refused = sys.maxsize
+
+    async def shrunk(self, steps: Sequence[RecordedStep], *, is_last: bool) -> AsyncGenerator[Summarised, None]:
+        """Afterwards `request` fits the model's window, or cannot be made to."""
+        present, limit = list(journal_messages(steps)), self._limit(is_last=is_last)
+        request = ModelRequest(self._models[0], (), (), self.turn.api_base, self.turn.stall)
+        async with aclosing(self._memory.shrink(self.client, request, present, limit, self.turn.budget)) as summaries:
+            async for summary in summaries:
+                yield summary
+
+    def request(self, steps: Sequence[RecordedStep], *, is_last: bool) -> ModelRequest:
+        turn = self.turn
+        messages = self._memory.messages(list(journal_messages(steps)), self._limit(is_last=is_last))
+        if is_last and steps:
+            # As a part of the system message: some providers refuse one anywhere but at the beginning.
+            first = messages[0]
+            messages[0] = {**first, "content": f"{first['content']}\n\n{NO_TOOLS_LEFT}"}
+        tools = self._schemas(is_last=is_last)
+        return ModelRequest(self._models[0], messages, tools, turn.api_base, turn.stall, turn.settings)
+
+    def _limit(self, *, is_last: bool) -> int:
+        window = self.turn.window or window_of(self._models[0])
+        asked = min(room_to_ask(window, self.turn.settings.max_tokens), self._refused // 2)
+        return asked - most_tokens([NO_TOOLS_LEFT, *self._schemas(is_last=is_last)])
+
+    def _schemas(self, *, is_last: bool) -> list[dict[str, Any]]:
+        return [] if is_last else [_schema(tool) for tool in self.turn.tools.values()]
+
+    def refused(self, request: ModelRequest) -> None:
+        """The provider counts otherwise than we: half of this will do."""
+        self._refused = _size(request)
+
+    def turn_to_next_model(self) -> bool:
+        """False: there is none."""
+        if len(self._models) == 1:
+            return False
+        del self._models[0]
+        self._refused = sys.maxsize
+        return True
+
+
+def _size(request: ModelRequest) -> int:
+    return most_tokens([*request.messages, *request.tools])
+
+
+class _Tries:
+    """How one model call is begun again as long as nothing of it was shown."""
+
+    def __init__(self, asking: _Asking) -> None:
+        self._asking = asking
+        self._pauses = iter(asking.turn.retry_pauses)
+        self._overflow: ModelError | None = None
+        self._refused = 0
+
+    def pause(self, error: ModelError, request: ModelRequest) -> float:
+        """Seconds to wait before the next one. Raises the error if it stands."""
+        if error.code == "context_overflow" and self._overflow is None:
+            self._overflow, self._refused = error, _size(request)
+            self._asking.refused(request)
+            return 0.0
+        if error.transient and (pause := next(self._pauses, None)) is not None:
+            return min(max(pause, error.retry_after or 0.0), LONGEST_PAUSE)
+        if error.is_unavailable and self._asking.turn_to_next_model():
+            self._pauses, self._overflow = iter(self._asking.turn.retry_pauses), None
+            return 0.0
+        raise error
+
+    def check(self, request: ModelRequest) -> None:
+        """Raises the error of a request that was too long if this one is no shorter."""
+        if self._overflow and _size(request) >= self._refused:
+            raise self._overflow
+
+
+async def _model_step(asking: _Asking, steps: Sequence[RecordedStep], *, is_last: bool) -> AsyncGenerator[Event, None]:
+    """One model call, by whichever model is there to answer it."""
+    tries = _Tries(asking)
+    failed: tuple[str, float] | None = None
+    for attempt in count():
+        async with aclosing(asking.shrunk(steps, is_last=is_last)) as summaries:
+            async for summary in summaries:
+                yield summary
+        request = asking.request(steps, is_last=is_last)
+        tries.check(request)
+        if failed is not None:
+            reason, pause = failed
+            yield chunks.retrying(len(steps), attempt, pause, reason)
+            await asyncio.sleep(pause)
+        answer = _Answer(asking.turn, request, len(steps), takes_calls=not is_last)
         try:
-            async with _stall_watch(turn.stall) as content_came, aclosing(client(request)) as deltas:
+            async with _stall_watch(asking.turn.stall) as content_came, aclosing(asking.client(request)) as deltas:
                 async for delta in deltas:
                     content_came()
                     for chunk in answer.take(delta):
@@ -135,22 +229,9 @@ async def _model_step(
             yield answer.step()
             return
         except ModelError as error:
-            pause = next(pauses, None)
-            if answer.shown or not error.transient or pause is None:
+            if answer.shown:
                 raise
-            pause = min(max(pause, error.retry_after or 0.0), LONGEST_PAUSE)
-            yield chunks.retrying(len(steps), attempt, pause, error.code)
-            await asyncio.sleep(pause)
-
-
-def _request(turn: Turn, steps: Sequence[RecordedStep], *, is_last: bool) -> ModelRequest:
-    messages = [*turn.history, *journal_messages(steps)]
-    if is_last and steps:
-        # As a part of the system message: some providers refuse one anywhere but at the beginning.
-        first = messages[0]
-        messages[0] = {**first, "content": f"{first['content']}\n\n{NO_TOOLS_LEFT}"}
-    tools = [] if is_last else [_schema(tool) for tool in turn.tools.values()]
-    return ModelRequest(turn.model, messages, tools, turn.api_base, turn.stall, turn.settings)
+            failed = error.code, tries.pause(error, request)
 
 
 def _schema(tool: Tool) -> dict[str, Any]:

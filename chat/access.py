@@ -43,3 +43,13 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """The message and all that came after it in its chat."""
         later = Q(created_at__gt=message.created_at) | Q(created_at=message.created_at, pk__gte=message.pk)
         return self.filter(later, chat=message.chat_id)
+
+    def up_to(self, message: Message) -> Self:
+        """The message and all that came before it in its chat."""
+        earlier = Q(created_at__lt=message.created_at) | Q(created_at=message.created_at, pk__lte=message.pk)
+        return self.filter(earlier, chat=message.chat_id)
+
+    def after(self, message: Message) -> Self:
+        """All that came after it in its chat."""
+        later = Q(created_at__gt=message.created_at) | Q(created_at=message.created_at, pk__gt=message.pk)
+        return self.filter(later, chat=message.chat_id)

@@ -223,6 +223,7 @@ if RUN_TIMEOUT_SECONDS < RUN_STALE_SECONDS:
 AGENT_MODEL = env.str("AGENT_MODEL", "openai/demo")
 AGENT_MODELS = env.list("AGENT_MODELS", default=[AGENT_MODEL])
 AGENT_API_BASE = env.str("AGENT_API_BASE", "") or None
+AGENT_CONTEXT_TOKENS = _count("AGENT_CONTEXT_TOKENS", 0, minimum=0)
 AGENT_CLIENT = env.str("AGENT_CLIENT", "own")
 if AGENT_CLIENT not in ("own", "litellm"):
     raise ImproperlyConfigured(f"AGENT_CLIENT must be own or litellm, not {AGENT_CLIENT}.")

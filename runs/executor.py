@@ -11,10 +11,13 @@ from uuid import UUID, uuid4
 
 import structlog
 from django.conf import settings
+from uuid_utils.compat import uuid7
 
 from agents import chunks
 from agents.budget import Budget, Reached, out_of_time
-from agents.llm import ModelClient, ModelError, ProviderMessage, Usage
+from agents.compaction import Summarised
+from agents.history import Past
+from agents.llm import ModelClient, ModelError, Usage
 from agents.loop import Turn, run_agent
 from agents.steps import ModelStep, Outcome, RecordedStep
 from agents.tools import ToolContext
@@ -68,7 +71,7 @@ class Execution:
         self._stop_source = ""
         self._budget = Budget()
         self._reached: Reached | None = None
-        self._history: list[ProviderMessage] = []
+        self._past = Past("", ())
         self._tools_running: set[str] = set()
         self._tools_ended = asyncio.Event()
 
@@ -140,7 +143,7 @@ class Execution:
         """The agent's loop, written down as it goes."""
         failpoint("after_claim")
         role = RoleSettings.of(run)
-        steps, self._history, outside = await persistently(JOURNAL_SECONDS, _what_was, run, role.instructions)
+        steps, self._past, outside = await persistently(JOURNAL_SECONDS, _what_was, run, role.instructions)
         self._budget.limits, self._budget.outside = limits_of(run), outside
         self._budget.tokens_before = run.used.tokens - sum(step.usage.tokens for step in steps)
         self._budget.cost_before = run.cost_usd - sum(step.usage.cost_usd for step in steps)
@@ -152,6 +155,8 @@ class Execution:
                     await unbroken(self._record_step(run, event, log))
                 elif isinstance(event, Outcome):
                     await unbroken(self._record_outcome(run, event, log))
+                elif isinstance(event, Summarised):
+                    await unbroken(self._record_summary(run, event))
                 elif isinstance(event, Reached):
                     self._reached = event
                 else:
@@ -165,7 +170,7 @@ class Execution:
 
         return Turn(
             model=run.model,
-            history=self._history,
+            past=self._past,
             tools=role.usable_tools(),
             context=context,
             # Unique in the whole chat, not only in the run: all of it is sent to the provider.
@@ -175,6 +180,7 @@ class Execution:
             api_base=settings.AGENT_API_BASE,
             settings=role.model_settings,
             fallbacks=role.fallbacks,
+            window=settings.AGENT_CONTEXT_TOKENS,
         )
 
     async def _begin_log(self, run: Run, steps: list[RecordedStep]) -> RunLog:
@@ -194,6 +200,13 @@ class Execution:
         run.step_count = step.index + 1
         run.count(step.usage)
         log.emit(chunks.message_metadata({"usage": run.usage}))
+
+    async def _record_summary(self, run: Run, summary: Summarised) -> None:
+        await persistently(JOURNAL_SECONDS, lifecycle.record_summary, run.pk, run.attempt, uuid7(), summary)
+        run.count(summary.usage)
+        self._budget.tokens_before += summary.usage.tokens
+        self._budget.cost_before += summary.usage.cost_usd
+        logger.info("chat_summarised", run_id=str(run.pk), chat_id=str(run.chat_id), attempt=run.attempt)
 
     async def _record_outcome(self, run: Run, outcome: Outcome, log: RunLog) -> None:
         """Recorded first, then shown. The next step waits while the database is away."""
@@ -243,7 +256,7 @@ class Execution:
         return True
 
     def _interrupted(self, run: Run) -> Usage:
-        return journal.interrupted_usage(run, self._log.transcript, self._history) if self._log else Usage()
+        return journal.interrupted_usage(run, self._log.transcript, self._past) if self._log else Usage()
 
     async def _end(self, run: Run, ending: Ending) -> None:
         interrupted = self._interrupted(run)
@@ -296,7 +309,7 @@ class Execution:
         await log.flushed(FLUSH_SECONDS)
 
 
-def _what_was(run: Run, instructions: str) -> tuple[list[RecordedStep], list[ProviderMessage], str]:
+def _what_was(run: Run, instructions: str) -> tuple[list[RecordedStep], Past, str]:
     """The steps so far, what was said before them, and the limit of the person's day, where that is reached."""
     used_up = reached_today(run.workspace, run.created_by_id)
     return journal.recorded_steps(run.pk), journal.history(run, instructions), used_up

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from agents.chunks import Chunk, Metadata, finish_step, message_metadata
 from agents.estimate import estimated_usage
-from agents.history import assistant_messages, provider_messages, settled_parts
-from agents.llm import ProviderMessage, Usage
+from agents.history import Past, assistant_messages, past, settled_parts
+from agents.llm import Usage
 from agents.steps import Call, Outcome, RecordedStep
 from chat.models import Message
 from runs.ending import Ending, ending_chunks, start_chunk
 from runs.eventlog import Entry
-from runs.models import Run, Step, ToolCall
+from runs.models import Run, Step, Summary, ToolCall
 from runs.transcript import Part, Transcript, assembled, unfold
 
 
@@ -83,7 +83,7 @@ def _after_step(count: int, log: list[Entry]) -> Iterator[Chunk]:
             yield chunk
 
 
-def interrupted_usage(run: Run, transcript: Transcript, asked: list[ProviderMessage]) -> Usage:
+def interrupted_usage(run: Run, transcript: Transcript, asked: Past) -> Usage:
     """What the step that is not recorded used, estimated: its end, which would tell, never came. `asked` is the history
     before the run.
 
@@ -92,10 +92,23 @@ def interrupted_usage(run: Run, transcript: Transcript, asked: list[ProviderMess
     recorded, said = transcript.split(run.step_count)
     if len(said) <= 1:
         return Usage()
-    return estimated_usage(run.model, [*asked, *assistant_messages(recorded)], said)
+    return estimated_usage(run.model, [*asked.messages(), *assistant_messages(recorded)], said)
 
 
-def history(run: Run, instructions: str) -> list[ProviderMessage]:
+def history(run: Run, instructions: str) -> Past:
     """All that was said in the chat before this run's answer, as the provider gets it."""
-    before = Message.objects.current().filter(chat=run.chat_id).exclude(run=run.pk).order_by("created_at", "pk")
-    return provider_messages(instructions, before.values_list("role", "parts"))
+    before = Message.objects.current().filter(chat=run.chat_id).exclude(run=run.pk)
+    summary = _summary(run.chat_id)
+    if summary is not None:
+        before = before.after(summary.last)
+    stored = before.order_by("created_at", "pk").values_list("pk", "role", "parts")
+    return past(instructions, stored, summary.text if summary else "")
+
+
+def _summary(chat_id: UUID) -> Summary | None:
+    """The one that reaches furthest of those that hold still."""
+    known = Summary.objects.filter(chat=chat_id, last__replaced_at=None).select_related("last")
+    for summary in known.order_by("-last__created_at", "-last"):
+        if Message.objects.current().up_to(summary.last).count() == summary.message_count:
+            return summary
+    return None

@@ -23,16 +23,17 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import Case, Exists, F, Q, Value, When
 from django.db.models.functions import Coalesce, Now
 
+from agents.compaction import Summarised
 from agents.llm import Usage
 from agents.steps import ModelStep, Outcome
 from chat.models import Chat, Message
 from runs import journal
 from runs.ending import Ending, ending_of, stopped
 from runs.errors import LeaseLost
-from runs.models import Run, RunQuerySet, Step, ToolCall
+from runs.models import Run, RunQuerySet, Step, Summary, ToolCall
 from runs.transcript import Part
 
 Held = tuple[UUID, int]
@@ -116,6 +117,31 @@ def record_outcome(run_id: UUID, attempt: int, outcome: Outcome) -> None:
         output=outcome.output,
         error=outcome.error or "",
         finished_at=Now(),
+    )
+
+
+@transaction.atomic
+def record_summary(run_id: UUID, attempt: int, summary_id: UUID, summary: Summarised) -> None:
+    """A summary of the run's chat, and what it used. `summary_id` is the caller's choice, the same at a repeat. Raises
+    LeaseLost."""
+    counted = Run.objects.held(run_id, attempt).exclude(Exists(Summary.objects.filter(pk=summary_id)))
+    if not counted.update(**_counted(summary.usage), updated_at=Now()):
+        if Run.objects.held(run_id, attempt).exists():
+            return
+        raise LeaseLost
+    last = Message.objects.current().get(pk=summary.last)
+    covered = Message.objects.current().up_to(last)
+    # One that was written before some of them were deleted.
+    Summary.objects.filter(chat=last.chat_id, last=last).delete()
+    Summary.objects.create(
+        id=summary_id,
+        chat_id=last.chat_id,
+        run_id=run_id,
+        first=covered.order_by("created_at", "pk")[0],
+        last=last,
+        message_count=covered.count(),
+        text=summary.text,
+        model=summary.model[:255],
     )
 
 

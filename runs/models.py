@@ -252,3 +252,29 @@ class ToolCall(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.call_id})"
+
+
+class Summary(models.Model):
+    """What stands for the beginning of a chat in its model's history: all that was said from `first` to `last`.
+
+    It holds as long as these are the same messages: once one was replaced, or deleted, it is not read any more.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    chat = models.ForeignKey(Chat, models.CASCADE, related_name="summaries")
+    run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="+", help_text="It wrote this.")
+    first = models.ForeignKey(Message, models.CASCADE, related_name="+")
+    last = models.ForeignKey(Message, models.CASCADE, related_name="+")
+    message_count = models.IntegerField()
+    text = models.TextField()
+    model = models.CharField(max_length=255)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [
+            # and its index: the summary of a chat that reaches furthest
+            models.UniqueConstraint(fields=["chat", "last"], name="one_summary_per_range"),
+        ]
+
+    def __str__(self) -> str:
+        return f"summary of chat {self.chat_id} to message {self.last_id}"

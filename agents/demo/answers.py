@@ -65,6 +65,19 @@ def go_on(said: str) -> str:
     return SLOW.removeprefix(said) if said and SLOW.startswith(said) else "That was all I had to say."
 
 
+def facts(text: str) -> dict[str, str]:
+    """What `fact: door = blue` says, wherever it stands; the last word on a matter counts."""
+    return dict(re.findall(r"\bfact: (\w+) = (\w+)", text))
+
+
+def summary(text: str) -> str:
+    return "\n".join(["They talked.", *(f"fact: {name} = {value}" for name, value in facts(text).items())])
+
+
+def recall(text: str, name: str) -> str:
+    return facts(text).get(name, "I do not know.")
+
+
 def quoted(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= QUOTE_LIMIT else line[:QUOTE_LIMIT] + "…"

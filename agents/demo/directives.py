@@ -48,6 +48,7 @@ class Directives:
     retry_after: str = ""
     times: int = 0
     steps: int = 0
+    about: str = ""
     wanted: tuple[tuple[WantedCall, ...], ...] = ()  # `call`, `calls` and `then`: one tuple per step
 
 
@@ -77,6 +78,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "retry_after": str,
     "times": _count,
     "steps": _count,
+    "about": str,
 }
 # These only tune or label an answer; any other directive replaces the plain words.
 TUNING = {"key", "rate", "delay"}
@@ -142,6 +144,8 @@ def _wanted_call(text: str, position: int) -> tuple[WantedCall, int]:
 def _plain_words(text: str) -> Directives:
     people = Directives(script="hello", rate=PEOPLE_RATE)
     words = set(re.findall(r"[a-z]+", text.lower()))
+    if "summarise" in words:
+        return Directives(script="summary")  # nobody reads it as it comes
     if asked := re.search(r"\bcalculate\b[\s:]*([\d(.+-][\d\s+\-*/%().]*)?", text, re.IGNORECASE):
         expression = (asked[1] or "6*7").strip().rstrip(".")
         return replace(people, script="ask", wanted=_one("calculate", expression=expression))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from agents.demo.wire import JsonObject
 
+TOKEN = re.compile(r"\w{1,5}|[^\w\s]")
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 
 
@@ -169,3 +170,9 @@ def text_of(message: JsonObject) -> str:
         return content
     parts = content if isinstance(content, list) else []
     return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+
+
+def length_of(body: JsonObject) -> int:
+    """In this model's own tokens: up to five letters of a word, or a sign."""
+    said = [body["messages"], body.get("tools") or []]
+    return len(TOKEN.findall(json.dumps(said, ensure_ascii=False)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, repeat
 
-from agents.demo.answers import go_on, hello, markdown, quoted, slow, title, words
+from agents.demo.answers import go_on, hello, markdown, quoted, recall, slow, summary, title, words
 from agents.demo.directives import Directives, WantedCall
 from agents.demo.moves import (
     Broken,
@@ -45,6 +45,7 @@ class Turn:
     results: tuple[str, ...] = ()
     opening: str = ""  # the first message of the conversation
     said: str = ""  # the answer before the prompt
+    heard: str = ""  # all that the request says, whoever said it
 
 
 def play(turn: Turn) -> Iterator[Move]:
@@ -209,12 +210,12 @@ def _status(turn: Turn) -> Iterator[Move]:
     return iter((Refuse(status, message, kind, code, turn.directives.retry_after or None),))
 
 
-def _overflow(turn: Turn) -> Iterator[Move]:
+def too_long(window: int, length: int) -> Refuse:
     message = (
-        "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001 tokens. "
+        f"This model's maximum context length is {window} tokens. However, your messages resulted in {length} tokens. "
         "Please reduce the length of the messages."
     )
-    return iter((Refuse(400, message, "invalid_request_error", "context_length_exceeded"),))
+    return Refuse(400, message, "invalid_request_error", "context_length_exceeded")
 
 
 STATUS_ERRORS = {
@@ -269,7 +270,7 @@ SCRIPTS: dict[str, Callable[[Turn], Iterator[Move]]] = {
     "length": _finished("length"),
     "content_filter": _finished("content_filter"),
     "status": _status,
-    "overflow": _overflow,
+    "overflow": lambda turn: iter((too_long(8192, 9001),)),
     "no_headers": lambda turn: iter((FOREVER,)),
     "hang": lambda turn: iter((Headers(role=False), FOREVER)),
     "stall": _after_tokens(FOREVER),
@@ -284,6 +285,8 @@ SCRIPTS: dict[str, Callable[[Turn], Iterator[Move]]] = {
     "slow": _prose(lambda turn: slow()),
     "markdown": _prose(lambda turn: markdown()),
     "title": _prose(lambda turn: title(turn.opening)),
+    "summary": _prose(lambda turn: summary(turn.heard)),
+    "recall": _prose(lambda turn: recall(turn.heard, turn.directives.about)),
     "go_on": _prose(lambda turn: go_on(turn.said)),
     "think": _think,
     "ask": _prose(_asked),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from time import time
 
@@ -10,12 +11,14 @@ from aiohttp import web
 from agents.demo.calls import Call, Calls
 from agents.demo.delivery import Delivery, refusal
 from agents.demo.directives import DirectiveError, Directives, read_directives
-from agents.demo.history import RequestError, check_request, text_of, tool_names
+from agents.demo.history import RequestError, check_request, length_of, text_of, tool_names
 from agents.demo.moves import Refuse
-from agents.demo.scripts import SCRIPTS, Turn, play, step_calls
+from agents.demo.scripts import SCRIPTS, Turn, play, step_calls, too_long
 from agents.demo.wire import JsonObject
 
 MAX_BODY = 64 * 1024 * 1024
+# How long a request may be for `demo-window-4000`: in the name, since nobody directs how a summary is asked for.
+WINDOW = re.compile(r"-window-(\d+)\Z")
 CALLS = web.AppKey("calls", Calls)
 
 
@@ -111,6 +114,11 @@ async def _answer(
         turn = replace(turn, directives=replace(directives, script="text"))
     call.model, call.script = str(body["model"]), turn.directives.script
     call.step, call.tools = turn.step, turn.offered
+    window = WINDOW.search(call.model)
+    if window and (length := length_of(body)) > int(window[1]):
+        call.script = "overflow"
+        call.close("failed", f"{length} tokens")
+        return refusal(too_long(int(window[1]), length))
     delivery = Delivery(request, call, turn.directives.rate)
     if body.get("stream"):
         return await delivery.stream(play(turn), with_usage=_wants_usage(body))
@@ -133,8 +141,9 @@ def read_turn(body: JsonObject, prompt: str, directives: Directives) -> Turn:
     asked = max((at for at, message in enumerate(turn) if message.get("tool_calls")), default=len(turn))
     results = tuple(text_of(message) for message in turn[asked + 1 :])
     opening = text_of(messages[roles.index("user")])
+    heard = "\n".join(text_of(message) for message in messages)
     said = next((text_of(message) for message in reversed(messages[:since]) if _role(message) == "assistant"), "")
-    return Turn(directives, prompt, step, tool_names(body), results, opening, said)
+    return Turn(directives, prompt, step, tool_names(body), results, opening, said, heard)
 
 
 def _refuse(call: Call, message: str) -> web.Response:

@@ -12,6 +12,7 @@ import pytest
 from agents import chunks
 from agents.budget import Budget, Limits, Reached, counted
 from agents.estimate import estimated_usage
+from agents.history import Exchange, Past
 from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, ModelSettings, Said, Usage
 from agents.loop import MOST_CALLS, NO_TOOLS_LEFT, UNKNOWN_OUTCOME, Event, Turn, run_agent
 from agents.steps import Call, ModelStep, Outcome, RecordedStep
@@ -62,7 +63,7 @@ def turn(**changes: Any) -> Turn:
 
     defaults: dict[str, Any] = {
         "model": "demo",
-        "history": [{"role": "system", "content": "be good"}, {"role": "user", "content": "hello"}],
+        "past": Past("be good", [Exchange([{"role": "user", "content": "hello"}])]),
         "tools": {"double": double, "write": write},
         "context": context,
         "call_prefix": "call",

@@ -38,7 +38,7 @@ def go_on(api: Api, chat: Chat, **body: Any) -> Any:
 
 
 def history(run_id: str) -> list[Any]:
-    messages = journal.history(Run.objects.get(pk=run_id), "be good")
+    messages = journal.history(Run.objects.get(pk=run_id), "be good").messages()
     check_history(messages)
     return messages[1:]
 

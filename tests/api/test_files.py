@@ -45,7 +45,7 @@ def test_a_file_is_named_as_people_name_files(api: Api, chat: Chat, name: str) -
 
 def test_the_model_gets_the_files_in_front_of_the_text(api: Api, chat: Chat) -> None:
     run = start(api, chat, NOTES, {"name": 'a"b.py', "text": "pass"}).json()
-    _, question = journal.history(Run.objects.get(pk=run["id"]), "be good")
+    _, question = journal.history(Run.objects.get(pk=run["id"]), "be good").messages()
     assert question["content"] == (
         'File "notes.txt":\n```\nmilk\n🙂 eggs\n```\n\nFile "a\\"b.py":\n```\npass\n```\n\nread this'
     )

@@ -40,7 +40,7 @@ def shown(api: Api, chat: Chat) -> list[str]:
 
 
 def history(run_id: str) -> list[str]:
-    return [message["content"] for message in journal.history(Run.objects.get(pk=run_id), "be good")][1:]
+    return [message["content"] for message in journal.history(Run.objects.get(pk=run_id), "be good").messages()][1:]
 
 
 def test_an_edited_message_replaces_itself_and_all_after_it(api: Api, chat: Chat) -> None:
