@@ -256,7 +256,9 @@ class Execution:
         return True
 
     def _interrupted(self, run: Run) -> Usage:
-        return journal.interrupted_usage(run, self._log.transcript, self._past) if self._log else Usage()
+        """What it used beside what is recorded."""
+        step = journal.interrupted_usage(run, self._log.transcript, self._past) if self._log else Usage()
+        return step + self._budget.unrecorded
 
     async def _end(self, run: Run, ending: Ending) -> None:
         interrupted = self._interrupted(run)

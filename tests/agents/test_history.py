@@ -6,8 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.compaction import Memory
 from agents.demo.history import check_history
-from agents.history import provider_messages
+from agents.history import Past, past, provider_messages
 
 text = st.sampled_from(["", " \n", "hello", "two\nlines"])
 numbers = count()  # the ids of calls are ours, and unique in a chat
@@ -62,3 +63,42 @@ def test_questions_without_an_answer_between_them_become_one() -> None:
         ("user", [{"type": "text", "text": "two"}]),
     ]
     assert provider_messages("s", stored)[1:] == [{"role": "user", "content": "one\n\ntwo"}]
+
+
+part = st.one_of(
+    st.builds(lambda words: {"type": "text", "text": words, "state": "streaming"}, text),
+    st.builds(lambda words: {"type": "reasoning", "text": words}, text),
+    st.just({"type": "step-start"}),
+    st.builds(
+        lambda state, value: tool_part(next(numbers), state, value),
+        st.sampled_from(["input-streaming", "input-available", "output-available", "output-error"]),
+        st.sampled_from([None, {}, [1], "{broken"]),
+    ),
+)
+anything = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.lists(part, max_size=5)), max_size=8)
+
+
+@given(anything, st.sampled_from(["", "They talked."]), st.integers(0, 400))
+def test_whoever_spoke_in_whatever_order_a_strict_provider_takes_it(
+    said: list[tuple[str, list[dict[str, Any]]]], summary: str, limit: int
+) -> None:
+    stored = [(index, role, parts) for index, (role, parts) in enumerate(said)]
+    found = past("be good", stored, summary)
+    check_history(found.messages())
+    # also where it is cut, and wherever a summary may end
+    check_history(Memory(found).messages([], limit))
+    for gone in range(1, len(found.exchanges)):
+        check_history(Past("be good", found.exchanges[gone:], "They talked.").messages())
+    # and every stored message is in the exchange that says so
+    assert [exchange.last for exchange in found.exchanges][-1:] == [len(stored) - 1] * bool(stored) or not stored
+
+
+@given(anything)
+def test_behind_a_summary_the_history_goes_on_as_it_would_without(
+    said: list[tuple[str, list[dict[str, Any]]]],
+) -> None:
+    stored = [(index, role, parts) for index, (role, parts) in enumerate(said)]
+    found = past("be good", stored)
+    for gone, exchange in enumerate(found.exchanges[:-1], 1):
+        again = past("be good", stored[exchange.last + 1 :], "They talked.")
+        assert again.exchanges == found.exchanges[gone:]

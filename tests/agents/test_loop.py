@@ -11,6 +11,8 @@ import pytest
 
 from agents import chunks
 from agents.budget import Budget, Limits, Reached, counted
+from agents.compaction import LEFT_OUT, Summarised, room_to_ask, window_of
+from agents.demo.history import check_history
 from agents.estimate import estimated_usage
 from agents.history import Exchange, Past
 from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, ModelSettings, Said, Usage
@@ -420,3 +422,130 @@ def test_an_estimate_takes_whatever_is_stored() -> None:
     assert usage.input_tokens == pytest.approx(70, abs=10)
     assert usage.output_tokens == pytest.approx(25, abs=5)
     assert usage.cost_usd > 0
+
+
+BUSY = ModelError("overloaded", "busy", transient=True)
+
+
+async def test_a_fallback_is_asked_once_the_first_model_is_unavailable_after_all_retries() -> None:
+    client = Client([BUSY], [BUSY], [BUSY], [call('{"number": 1}'), CALLS], [Said("text", "ok"), STOP])
+    found = await events(client, model="first", fallbacks=["second", "third"])
+    # and it stays, for the next step
+    assert [request.model for request in client.requests] == ["first"] * 3 + ["second"] * 2
+    retries = [event["data"]["retry"] for event in found if isinstance(event, dict) and event["type"] == "data-run"]
+    assert [(retry["attempt"], retry["reason"]) for retry in retries] == [(n, "overloaded") for n in (1, 2, 3)]
+    assert retries[-1] == {"attempt": 3, "inSeconds": 0.0, "reason": "overloaded"}
+
+
+@pytest.mark.parametrize("code", ["authentication", "permission", "not_found"])
+async def test_a_model_that_nobody_may_ask_is_not_asked_twice(code: str) -> None:
+    client = Client([ModelError(code, "no")], [Said("text", "ok"), STOP])
+    await events(client, model="first", fallbacks=["second"])
+    assert [request.model for request in client.requests] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[ModelError("bad_request", "no")], [ModelError("content_filter", "no")], [Said("text", "half"), BUSY]],
+    ids=["what it was asked", "what it would say", "something was shown"],
+)
+async def test_no_fallback_mends_what_is_not_the_model(script: list[Delta | Exception | float]) -> None:
+    client = Client(script, [Said("text", "ok"), STOP])
+    with pytest.raises(ModelError):
+        await events(client, fallbacks=["second"])
+    assert len(client.requests) == 1
+
+
+async def test_when_no_model_is_left_the_last_one_says_why() -> None:
+    client = Client([BUSY], [ModelError("not_found", "gone")])
+    with pytest.raises(ModelError, match="gone"):
+        await events(client, fallbacks=["second"], retry_pauses=())
+
+
+SUMMARY = [Said("text", "They talked."), STOP]
+OVERFLOW = ModelError("context_overflow", "too long")
+LONG = Past("be good", [Exchange([{"role": "user", "content": f"question {n}"},
+                                  {"role": "assistant", "content": f"answer {n} " * 200}], n) for n in range(9)]
+            + [Exchange([{"role": "user", "content": "last question"}], 9)])  # fmt: skip
+
+
+def size(request: ModelRequest) -> int:
+    return len(str(request.messages))
+
+
+async def test_a_request_that_overflows_is_made_smaller_once() -> None:
+    client = Client([OVERFLOW], SUMMARY, SUMMARY, [Said("text", "ok"), STOP])
+    found = await events(client, past=LONG)
+    refused, summary, _, answered = client.requests
+    assert size(summary) < size(refused) / 1.5  # it is asked of the same model
+    assert size(answered) < size(refused) / 1.5
+    assert answered.messages[-1] == {"role": "user", "content": "last question"}
+    assert "They talked." in answered.messages[1]["content"]
+    assert summary.tools == ()
+    kept = next(event for event in found if isinstance(event, Summarised))
+    assert (kept.text, kept.usage) == ("They talked.", STOP.usage)
+    assert 0 <= kept.last < 9
+    retry = next(event for event in found if isinstance(event, dict) and event["type"] == "data-run")
+    assert retry["data"]["retry"] == {"attempt": 1, "inSeconds": 0.0, "reason": "context_overflow"}
+    check_history(answered.messages)
+    check_history(summary.messages)
+
+
+async def test_a_request_that_overflows_again_fails() -> None:
+    client = Client([OVERFLOW], SUMMARY, SUMMARY, [OVERFLOW])
+    with pytest.raises(ModelError, match="too long"):
+        await events(client, past=LONG)
+
+
+async def test_a_request_that_cannot_be_made_smaller_is_not_repeated() -> None:
+    client = Client([OVERFLOW])
+    with pytest.raises(ModelError, match="too long"):
+        await events(client)
+    assert len(client.requests) == 1
+
+
+async def test_what_was_shown_is_not_begun_again_when_it_overflows() -> None:
+    client = Client([Said("text", "half"), OVERFLOW], [Said("text", "They talked."), STOP], [STOP])
+    with pytest.raises(ModelError, match="too long"):
+        await events(client, past=LONG)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[BUSY], [Said("text", " "), STOP], [Said("text", "They"), BUSY], [Said("reasoning", "hm"), 9.0]],
+    ids=["it fails", "it says nothing", "it breaks off", "it takes too long"],
+)
+async def test_without_a_summary_the_oldest_turns_are_left_out(script: list[Delta | Exception | float]) -> None:
+    client = Client(script, [Said("text", "ok"), STOP])
+    budget = Budget(Limits(steps=5))
+    found = await events(client, past=LONG, tools={}, window=600, stall=0.2, budget=budget)
+    assert not [event for event in found if isinstance(event, Summarised)]
+    asked = client.requests[-1].messages
+    assert LEFT_OUT in asked[1]["content"]
+    assert asked[-1]["content"] == "last question"
+    check_history(asked)
+    # what it used all the same is known to whoever settles the run
+    assert (budget.unrecorded.tokens > 0) == any(not isinstance(item, Exception) for item in script)
+
+
+async def test_old_tool_output_is_cut_before_anything_is_summarised() -> None:
+    @tool(repeat=Repeat.SAFE)
+    async def read(number: int) -> str:
+        """Reads much."""
+        return f"{number} " * 600
+
+    steps = [[call(f'{{"number": {n}}}', "read"), CALLS] for n in range(3)]
+    client = Client(*steps, [Said("text", "ok"), STOP])
+    await events(client, tools={"read": read}, window=1500)
+    results = [message["content"] for message in client.requests[-1].messages if message["role"] == "tool"]
+    assert [len(result) < 400 for result in results] == [True, True, False]
+    assert "characters were cut here" in results[0]
+    assert results[0].startswith("0 0 0")
+
+
+def test_a_window_is_the_model_s_own_or_a_safe_one() -> None:
+    assert window_of("openai/gpt-4.1-mini") == 1_047_576
+    assert window_of("openai/demo") == 128_000
+    assert room_to_ask(4000, None) == 3000
+    assert room_to_ask(4000, 500) == 3500
+    assert room_to_ask(4000, 1_000_000) == 2000
