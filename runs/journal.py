@@ -106,8 +106,8 @@ def history(run: Run, instructions: str) -> Past:
 
 
 def _summary(chat_id: UUID) -> Summary | None:
-    """The one that reaches furthest of those that hold still."""
-    known = Summary.objects.filter(chat=chat_id, last__replaced_at=None).select_related("last")
+    """The one that reaches furthest of those that hold still: what was replaced or deleted is not counted any more."""
+    known = Summary.objects.filter(chat=chat_id).select_related("last")
     for summary in known.order_by("-last__created_at", "-last"):
         if Message.objects.current().up_to(summary.last).count() == summary.message_count:
             return summary
