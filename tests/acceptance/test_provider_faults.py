@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.loop import LONGEST_ARGUMENTS, MOST_CALLS, RETRY_PAUSES
+from agents.answer import LONGEST_ARGUMENTS, MOST_CALLS
+from agents.loop import RETRY_PAUSES
 from tests.acceptance.audit import audit, calls, new_key
 from tests.acceptance.client import Client, Json
 from tests.acceptance.proxied import ProxiedCluster

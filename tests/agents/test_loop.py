@@ -10,13 +10,14 @@ from uuid import uuid4
 import pytest
 
 from agents import chunks
+from agents.answer import MOST_CALLS
 from agents.budget import Budget, Limits, Reached, counted
 from agents.compaction import LEFT_OUT, Summarised, room_to_ask, window_of
 from agents.demo.history import check_history
 from agents.estimate import estimated_usage
 from agents.history import Exchange, Past
 from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, ModelSettings, Said, Usage
-from agents.loop import MOST_CALLS, NO_TOOLS_LEFT, UNKNOWN_OUTCOME, Event, Turn, run_agent
+from agents.loop import NO_TOOLS_LEFT, UNKNOWN_OUTCOME, Event, Turn, run_agent
 from agents.steps import Call, ModelStep, Outcome, RecordedStep
 from agents.tools import Repeat, ToolContext, tool
 
