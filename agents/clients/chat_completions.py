@@ -1,41 +1,30 @@
 """Our own client for the wire format of OpenAI's chat completions, streamed: aiohttp for the bytes, msgspec for what we
-need of them. A chunk costs it microseconds where litellm takes a millisecond.
-
-The format: https://platform.openai.com/docs/api-reference/chat-streaming; the framing:
-https://html.spec.whatwg.org/multipage/server-sent-events.html
-"""
+need of them. A chunk costs it microseconds where litellm takes a millisecond."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
-from agents.clients.prices import cost_usd
+from agents.clients.completion_stream import CompletionStream, code_of
 from agents.llm import (
     CONNECT_SECONDS,
-    CallPiece,
     Delta,
-    Finished,
     ModelError,
     ModelRequest,
     ModelSettings,
-    Said,
-    TextCleaner,
-    Usage,
     provider_error,
     retry_after,
 )
 
-# Of an answer that is an error, and of one event of a stream, no more is read.
+# Of an answer that is an error no more is read.
 LONGEST_ERROR = 64 * 1024
-LONGEST_EVENT = 16 * 1024 * 1024
 
 
 class _Provider(NamedTuple):
@@ -69,59 +58,6 @@ _STATUS = {
     529: "overloaded",
 }
 
-# Providers share the format but not the words of their refusals.
-_OVERFLOW = (
-    "context_length_exceeded",
-    "maximum context length",
-    "context window",
-    "exceeds the context",
-    "prompt is too long",
-)
-_FILTERED = ("content_filter", "content_policy_violation", "content management policy")
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int | None = None
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-    # Under two names: DeepSeek and vLLM, OpenRouter and Ollama.
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    model: str | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -155,7 +91,7 @@ class ChatCompletions:
             )
             if response.status != 200:
                 raise await _refusal(response)
-            answer = _Answer(request.model)
+            answer = CompletionStream(request.model)
             async for data in response.content.iter_any():
                 for delta in answer.feed(data):
                     yield delta
@@ -212,113 +148,7 @@ def wire_settings(settings: ModelSettings, url: str) -> dict[str, Any]:
     return given
 
 
-class _Answer:
-    """Reads one stream, whatever pieces it comes in."""
-
-    def __init__(self, model: str) -> None:
-        self.is_whole = False
-        self._model = self._answered_by = model
-        self._rest = b""
-        self._event: list[bytes] = []
-        self._cleaner = TextCleaner()
-        self._thinking = TextCleaner()
-        self._calls = 0
-        self._usage: _Usage | None = None
-        self._reason: str | None = None
-
-    def feed(self, data: bytes) -> Iterator[Delta]:
-        """Raises ModelError."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LONGEST_EVENT:
-            raise provider_error("provider_error")
-        for line in lines:
-            line = line.rstrip(b"\r")
-            if line.startswith(b"data:"):
-                self._event.append(line[5:].lstrip(b" "))
-            elif not line and self._event:
-                event, self._event = b"\n".join(self._event), []
-                if event == b"[DONE]":
-                    self.is_whole = True
-                    return
-                yield from self._deltas(event)
-
-    def end(self) -> Iterator[Delta]:
-        """Raises ModelError where the end was not the provider's own."""
-        if rest := self._thinking.rest():
-            yield Said("reasoning", rest)
-        if rest := self._cleaner.rest():
-            yield Said("text", rest)
-        if self._reason is None:
-            raise provider_error("stream_truncated")
-        if self._reason == "content_filter":
-            raise ModelError("content_filter", "The model's provider withheld the rest of the answer.")
-        yield Finished(self._reason, self._priced(), TextCleaner().clean(self._answered_by))
-
-    def _deltas(self, event: bytes) -> Iterator[Delta]:
-        chunk = _chunk(event)
-        if chunk.error:
-            raise provider_error(_code_of(chunk.error, "provider_error"))
-        self._usage = chunk.usage or self._usage
-        self._answered_by = chunk.model or self._answered_by
-        for choice in (chunk.choices or ())[:1]:
-            self._reason = choice.finish_reason or self._reason
-            if choice.delta is not None:
-                yield from self._pieces(choice.delta)
-
-    def _pieces(self, delta: _Delta) -> Iterator[Delta]:
-        if (thinking := delta.reasoning_content or delta.reasoning) and (thinking := self._thinking.clean(thinking)):
-            yield Said("reasoning", thinking)
-        if (said := delta.content or delta.refusal) and (said := self._cleaner.clean(said)):
-            yield Said("text", said)
-        for call in delta.tool_calls or ():
-            yield self._call_piece(call)
-
-    def _call_piece(self, call: _ToolCall) -> CallPiece:
-        function = call.function or _Function()
-        name = TextCleaner().clean(function.name or "")
-        # Without a number it is a call of its own where it has a name, and goes on with the last one where not.
-        index = call.index if call.index is not None else max(0, self._calls if name else self._calls - 1)
-        self._calls = max(self._calls, index + 1)
-        return CallPiece(index, name, TextCleaner().clean(function.arguments or ""))
-
-    def _priced(self) -> Usage:
-        if self._usage is None:
-            return Usage(estimated=True)
-        details = self._usage.prompt_tokens_details
-        counts = (
-            self._usage.prompt_tokens or 0,
-            self._usage.completion_tokens or 0,
-            (details.cached_tokens if details else None) or 0,
-        )
-        return Usage(*counts, cost_usd(self._model, *counts))
-
-
-def _chunk(event: bytes) -> _Chunk:
-    """Raises ModelError."""
-    try:
-        return _decode(event)
-    except msgspec.DecodeError:
-        pass
-    try:
-        # Only the standard library takes lone surrogates, which some providers send half of a pair at a time.
-        return msgspec.convert(json.loads(event), _Chunk)
-    except (ValueError, RecursionError) as error:
-        raise provider_error("provider_error") from error
-
-
 async def _refusal(response: aiohttp.ClientResponse) -> ModelError:
     said = await response.content.read(LONGEST_ERROR)
     code = _STATUS.get(response.status) or ("provider_error" if response.status >= 500 else "bad_request")
-    return provider_error(_code_of(said.decode(errors="replace"), code), retry_after(response.headers))
-
-
-def _code_of(error: object, code: str) -> str:
-    """What a refusal is about, where its words tell more than its number."""
-    if code not in ("bad_request", "provider_error"):
-        return code
-    words = str(error).lower()
-    if any(sign in words for sign in _OVERFLOW):
-        return "context_overflow"
-    if any(sign in words for sign in _FILTERED):
-        return "content_filter"
-    return code
+    return provider_error(code_of(said.decode(errors="replace"), code), retry_after(response.headers))
