@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from tests.acceptance.audit import audit, calls, new_key
 from tests.acceptance.client import Client, Json
 from tests.acceptance.cluster import Cluster
@@ -113,6 +115,7 @@ def test_a_stop_whose_message_is_suppressed_lands_within_a_heartbeat(cluster: Cl
         assert calls(cluster, key)[0]["closed_at"] - asked_at < heartbeat + 0.3
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_s_run_is_finished_by_the_other_while_a_reader_stays(cluster: Cluster, client: Client) -> None:
     key = new_key()
     run = client.post_run(client.chat(), f"script:text tokens:200 rate:40 key:{key}")

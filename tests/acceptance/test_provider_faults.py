@@ -121,7 +121,7 @@ def test_a_provider_that_never_speaks_is_given_up_after_the_stall_time(
     assert silent["closed_at"] - silent["opened_at"] == pytest.approx(stall_seconds(proxied), abs=1)
 
 
-@pytest.mark.parametrize("script", [*longer("stall", "drip every:1"), "keepalive every:0.5"])
+@pytest.mark.parametrize("script", longer("stall", "drip every:1", "keepalive every:0.5"))
 def test_a_provider_that_falls_silent_fails_the_run_after_the_stall_time(
     proxied: ProxiedCluster, person: Client, script: str
 ) -> None:
@@ -137,6 +137,7 @@ def stall_seconds(cluster: ProxiedCluster) -> float:
     return float(cluster.env["MODEL_STALL_SECONDS"])
 
 
+@pytest.mark.chaos
 def test_a_run_that_only_talks_ends_at_its_deadline_and_keeps_what_was_said(
     proxied: ProxiedCluster, person: Client
 ) -> None:

@@ -108,7 +108,7 @@ def test_after_flushall_the_pending_are_sent_again_and_the_running_go_on(
     ("fault", "seconds"),
     [
         ("refuse", 2),
-        ("swallow", 4),
+        pytest.param("swallow", 4, marks=pytest.mark.chaos),
         pytest.param("refuse", 45, marks=pytest.mark.chaos),
         pytest.param("swallow", 30, marks=pytest.mark.chaos),
     ],
@@ -197,6 +197,7 @@ def test_a_redis_without_memory_is_as_good_as_down(proxied: ProxiedCluster, pers
 GARBAGE = (b"", b"\xff\xfe", b"garbage", b"[]", b"null", b"{}", b"[" * 10_000, json.dumps({"run_id": 7}).encode())
 
 
+@pytest.mark.chaos
 def test_garbage_and_forged_messages_on_every_channel_change_nothing(proxied: ProxiedCluster, person: Client) -> None:
     run, key, reader = streaming(person, tokens=200)
     # a stop that no row knows, and executions that no row wants
