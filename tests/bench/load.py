@@ -152,9 +152,9 @@ class Api:
         return Turn(asked_at, run, await self.read(run))
 
     async def calls(self) -> list[Json]:
-        """What the model was asked since `forget_calls`, by runs; who asks for a title has no key."""
+        """What runs asked the model since `forget_calls`; who wants a title for a chat asks as well."""
         async with self._http.get(f"{self._model}/stats?messages=0") as response:
-            return [call for call in (await response.json())["calls"] if call["key"]]
+            return [call for call in (await response.json())["calls"] if call["script"] != "title"]
 
     async def forget_calls(self) -> None:
         async with self._http.post(f"{self._model}/stats/reset") as response:
