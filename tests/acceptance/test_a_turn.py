@@ -10,6 +10,7 @@ import pytest
 from tests.acceptance.audit import audit, calls, new_key
 from tests.acceptance.client import Client, Json
 from tests.acceptance.cluster import Cluster
+from tests.timing import in_time
 
 
 def test_a_reader_that_comes_late_and_one_that_was_cut_end_with_what_the_provider_sent(
@@ -89,16 +90,16 @@ def stop_latencies(cluster: Cluster, client: Client, text: str, ready: Callable[
 
 def test_every_stop_while_text_streams_cuts_the_provider_promptly(cluster: Cluster, client: Client) -> None:
     latencies = stop_latencies(cluster, client, "script:text tokens:3000 rate:20", lambda reader, _: reader.wait_text())
-    assert latencies[15] < 0.15, latencies
-    assert latencies[-1] < 1, latencies
+    in_time(latencies[15], 0.15, what=latencies)
+    in_time(latencies[-1], 1, what=latencies)
 
 
 def test_every_stop_while_the_provider_hangs_cuts_it_promptly(cluster: Cluster, client: Client) -> None:
     latencies = stop_latencies(
         cluster, client, "script:no_headers", lambda reader, key: reader.wait_for(lambda: calls(cluster, key))
     )
-    assert latencies[15] < 0.15, latencies
-    assert latencies[-1] < 1, latencies
+    in_time(latencies[15], 0.15, what=latencies)
+    in_time(latencies[-1], 1, what=latencies)
 
 
 def test_a_stop_whose_message_is_suppressed_lands_within_a_heartbeat(cluster: Cluster, client: Client) -> None:
@@ -112,7 +113,7 @@ def test_a_stop_whose_message_is_suppressed_lands_within_a_heartbeat(cluster: Cl
         # only the column, as if Redis had lost the message
         cluster.query("UPDATE runs_run SET stop_requested_at = now(), stop_source = 'user' WHERE id = %s", run["id"])
         assert client.wait_terminal(run["id"])["status"] == "aborted"
-        assert calls(cluster, key)[0]["closed_at"] - asked_at < heartbeat + 0.3
+        in_time(calls(cluster, key)[0]["closed_at"] - asked_at, heartbeat + 0.3)
 
 
 @pytest.mark.chaos
@@ -128,7 +129,7 @@ def test_a_killed_worker_s_run_is_finished_by_the_other_while_a_reader_stays(clu
         # the other worker goes on within stale window, sweep interval and a second
         client.wait_run(run["id"], lambda now: now["attempt"] == 2 and now["status"] == "running")
         windows = float(cluster.env["RUN_STALE_SECONDS"]) + float(cluster.env["RUN_SWEEP_SECONDS"])
-        assert time.monotonic() - died_at < windows + 1
+        in_time(time.monotonic() - died_at, windows + 1)
         run = audit(cluster, client, run, key, reader)
         assert (run["status"], run["attempt"]) == ("succeeded", 2)
         assert len(calls(cluster, key)) == 2

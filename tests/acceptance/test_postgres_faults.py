@@ -18,6 +18,7 @@ from tests.acceptance.cluster import responds
 from tests.acceptance.proxied import ProxiedCluster
 from tests.acceptance.reader import Reader
 from tests.soak.faults import terminate_backends
+from tests.timing import in_time
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -175,7 +176,7 @@ def test_without_connections_requests_are_refused_quickly_and_runs_survive(
             asked_at = time.monotonic()
             with pytest.raises(UnexpectedAnswer, match="503"):
                 ask()
-            assert time.monotonic() - asked_at < ANSWER_SECONDS
+            in_time(time.monotonic() - asked_at, ANSWER_SECONDS)
     for run, key, reader in runs:
         went_on(proxied, person, run, key, reader, expected_calls=1)
 

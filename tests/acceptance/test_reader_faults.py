@@ -16,6 +16,7 @@ from tests.acceptance.audit import audit, calls, new_key
 from tests.acceptance.client import Client, Json
 from tests.acceptance.proxied import ProxiedCluster
 from tests.acceptance.reader import Reader
+from tests.timing import in_time
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -90,7 +91,7 @@ def test_readers_that_never_read_hold_up_nobody(proxied: ProxiedCluster, person:
         reader = person.follow(run).wait_text(60_000)
         run = audit(proxied, person, run, key, reader, expected_calls=1)
         (call,) = calls(proxied, key)
-        assert call["closed_at"] - call["opened_at"] < 15
+        in_time(call["closed_at"] - call["opened_at"], 15)
     assert run["status"] == "succeeded"
 
 
@@ -106,7 +107,7 @@ def test_two_hundred_idle_streams_take_no_database_connection(proxied: ProxiedCl
         assert now <= before + MOST_CONNECTIONS
         asked_at = time.monotonic()
         person.ask("GET", "/api/me")
-        assert time.monotonic() - asked_at < 2
+        in_time(time.monotonic() - asked_at, 2)
         assert person.stop(run["id"])["state"] == "requested"
         assert person.wait_terminal(run["id"])["end_reason"] == "stopped"
     audit(proxied, person, run, key, expected_calls=1)

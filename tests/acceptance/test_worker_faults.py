@@ -16,6 +16,7 @@ from tests.acceptance.cluster import Cluster
 from tests.acceptance.conftest import MakeCluster
 from tests.acceptance.failpoints import Failpoints
 from tests.acceptance.reader import Reader
+from tests.timing import in_time
 
 pytestmark = pytest.mark.usefixtures("healed")
 
@@ -69,7 +70,7 @@ def test_a_worker_killed_anywhere_is_replaced_behind_the_last_step(
     failpoints.wait_broken(point)
     died_at = time.monotonic()
     client.wait_run(run["id"], lambda now: now["attempt"] == 2 and now["status"] != "pending")
-    assert time.monotonic() - died_at < windows(cluster) + 1.5
+    in_time(time.monotonic() - died_at, windows(cluster) + 1.5)
     run = audit(cluster, client, run, key, reader, expected_calls=expected_calls)
     assert (run["status"], run["attempt"], run["step_count"]) == ("succeeded", 2, 2)
     assert cluster.query("SELECT lost_attempts FROM runs_run WHERE id = %s", run["id"]) == [(1,)]
@@ -87,7 +88,7 @@ def test_with_the_default_windows_a_killed_worker_is_replaced_as_promised(make_c
         died_at = time.monotonic()
         client.wait_run(run["id"], lambda now: now["attempt"] == 2 and now["status"] == "running", 60)
         took = time.monotonic() - died_at
-        assert took < windows(cluster) + 1
+        in_time(took, windows(cluster) + 1)
         run = audit(cluster, client, run, key, reader, expected_calls=2)
         assert (run["status"], run["attempt"]) == ("succeeded", 2)
 
@@ -214,7 +215,7 @@ def test_a_worker_told_to_leave_hands_twenty_runs_over_and_is_gone_in_seconds(cl
             pauses.append(first_start_after(reader, told_at) - told_at)
     lost = "SELECT count(*) FROM runs_run WHERE id = ANY(%s) AND lost_attempts > 0"
     assert cluster.query(lost, [run["id"] for run in runs]) == [(0,)]
-    assert max(pauses) < 2, pauses
+    in_time(max(pauses), 2, what=pauses)
 
 
 def held(cluster: Cluster) -> Counter[str]:
@@ -334,7 +335,7 @@ def test_an_error_of_ours_anywhere_fails_the_run_at_once(
     failpoints.wait_broken(point)
     broke_at = time.monotonic()
     run = client.wait_terminal(run["id"])
-    assert time.monotonic() - broke_at < 1
+    in_time(time.monotonic() - broke_at, 1)
     run = audit(cluster, client, run, key, reader)
     assert (run["status"], run["end_reason"], run["attempt"]) == ("failed", "internal_error", 1)
 
@@ -360,7 +361,7 @@ def test_a_tool_that_cannot_be_cancelled_does_not_keep_its_run_from_stopping(
     asked_at = time.monotonic()
     client.stop(run["id"])
     client.wait_terminal(run["id"])
-    assert time.monotonic() - asked_at < 2.5
+    in_time(time.monotonic() - asked_at, 2.5)
     run = audit(cluster, client, run, key, reader, expected_calls=1)
     assert (run["status"], run["end_reason"]) == ("aborted", "stopped")
 
