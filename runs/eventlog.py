@@ -26,25 +26,36 @@ logger = structlog.get_logger(__name__)
 MOST_ENTRIES = 10_000
 
 OK, LOST, FORGOTTEN = b"ok", b"lost", b"forgotten"
+ANSWERS = (OK, LOST, FORGOTTEN)
+APPEND, REWRITE = "append", "rewrite"
 
-_LAST = """
-    local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-    last = last and last[1] or ''
-    local attempt = tonumber(ARGV[1])
-    local first = tonumber(ARGV[2])
-    if last == attempt .. '-' .. (first + #ARGV - 4) then return 'ok' end
-    if (tonumber(string.match(last, '^%d+')) or 0) > attempt then return 'lost' end
+# Writes batches into many logs at once; KEYS are the logs. Arguments: expiry in ms, then for each log what to do,
+# attempt, seq of the first chunk, number of chunks, chunks. Answers for each log one of the three, or its error.
+_WRITE = """
+    local at = 2
+    local function write(name)
+        local what, attempt, first, count = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 3]
+        local chunks = at + 4
+        at = chunks + count
+        local last = redis.call('XREVRANGE', name, '+', '-', 'COUNT', 1)[1]
+        last = last and last[1] or ''
+        if last == attempt .. '-' .. (first + count - 1) then return 'ok' end
+        if (tonumber(string.match(last, '^%d+')) or 0) > attempt then return 'lost' end
+        if what == 'append' and last ~= attempt .. '-' .. (first - 1) then return 'forgotten' end
+        for i = 0, count - 1 do
+            redis.call('XADD', name, attempt .. '-' .. (first + i), 'd', ARGV[chunks + i])
+        end
+        if what == 'rewrite' then redis.call('XTRIM', name, 'MINID', attempt .. '-' .. first) end
+        redis.call('PEXPIRE', name, ARGV[1])
+        return 'ok'
+    end
+    local answers = {}
+    for i, name in ipairs(KEYS) do
+        local done, answer = pcall(write, name)
+        answers[i] = done and answer or type(answer) == 'table' and answer.err or tostring(answer)
+    end
+    return answers
 """
-_ADD = """
-    for i = 4, #ARGV do redis.call('XADD', KEYS[1], attempt .. '-' .. (first + i - 4), 'd', ARGV[i]) end
-    redis.call('PEXPIRE', KEYS[1], ARGV[3])
-    return 'ok'
-"""
-# Arguments of both: attempt, seq of the first chunk, expiry in ms, chunks.
-APPEND = _LAST + "if last ~= attempt .. '-' .. (first - 1) then return 'forgotten' end" + _ADD
-REWRITE = _LAST + _ADD.replace(
-    "return 'ok'", "redis.call('XTRIM', KEYS[1], 'MINID', attempt .. '-' .. first) return 'ok'"
-)
 # Arguments: attempt, expiry in ms.
 FENCE = """
     local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
@@ -71,6 +82,21 @@ def parse_entry_id(text: str) -> EntryId | None:
     """None for anything but `{attempt}-{seq}` in plain decimal digits."""
     match = _ENTRY_ID.fullmatch(text)
     return EntryId(int(match[1]), int(match[2])) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Chunks, encoded, on their way into the log of an attempt; repeated exactly like this it changes nothing."""
+
+    run_id: UUID
+    attempt: int
+    what: str
+    first: int
+    payload: list[bytes]
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.payload) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +130,14 @@ def expiry_ms() -> int:
 
 def encode(chunks: Iterable[Chunk]) -> list[bytes]:
     return [orjson.dumps(chunk) for chunk in chunks]
+
+
+def write_command(batches: Sequence[Batch]) -> list[Any]:
+    """The arguments of the one EVAL that writes them all."""
+    command: list[Any] = [_WRITE, len(batches), *(key(batch.run_id) for batch in batches), expiry_ms()]
+    for batch in batches:
+        command += (batch.what, batch.attempt, batch.first, len(batch.payload), *batch.payload)
+    return command
 
 
 def merged(chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -172,18 +206,18 @@ def _entries_before(run_id: UUID, attempt: int) -> list[Entry]:
 
 def fence(run_id: UUID, attempt: int) -> bool:
     """Keeps earlier attempts from writing. Best effort: who claims the attempt fences again. False: Redis is away."""
-    return _try(run_id, FENCE, attempt, expiry_ms())
+    return _try(run_id, FENCE, 1, key(run_id), attempt, expiry_ms())
 
 
 def write_whole(run_id: UUID, attempt: int, chunks: Iterable[Chunk]) -> None:
     """The whole message of an attempt at once, by whoever ends a run that nobody holds. Best effort: readers that miss
     it get the end from the row."""
-    _try(run_id, REWRITE, attempt, 1, expiry_ms(), *encode(chunks))
+    _try(run_id, *write_command([Batch(run_id, attempt, REWRITE, 1, encode(chunks))]))
 
 
-def _try(run_id: UUID, script: str, *arguments: Any) -> bool:
+def _try(run_id: UUID, *command: Any) -> bool:
     try:
-        control().eval(script, 1, key(run_id), *arguments)
+        control().eval(*command)
     except REDIS_ERRORS as error:
         logger.warning("log_write_failed", run_id=str(run_id), error=type(error).__name__)
         return False

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import redis
 import structlog
 from django.conf import settings
 
@@ -17,7 +17,21 @@ from runs import lifecycle
 from runs.connections import REDIS_ERRORS, async_client, uncancelled
 from runs.database import TRANSIENT, in_thread
 from runs.errors import LeaseLost
-from runs.eventlog import APPEND, FENCE, LOST, MOST_ENTRIES, OK, REWRITE, encode, expiry_ms, key, merged
+from runs.eventlog import (
+    ANSWERS,
+    APPEND,
+    FENCE,
+    LOST,
+    MOST_ENTRIES,
+    OK,
+    REWRITE,
+    Batch,
+    encode,
+    expiry_ms,
+    key,
+    merged,
+    write_command,
+)
 from runs.transcript import Transcript
 
 logger = structlog.get_logger(__name__)
@@ -25,19 +39,12 @@ logger = structlog.get_logger(__name__)
 LONGEST_BACK_OFF = 1.0
 # Seconds an ended run's last chunks are tried to be written while Redis is away; readers end by the row then.
 LAST_TRIES_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What is on its way. It is repeated exactly like this until an answer comes: the script knows it again."""
-
-    script: str
-    first: int
-    payload: list[bytes]
-
-    @property
-    def last(self) -> int:
-        return self.first + len(self.payload) - 1
+# Each write costs every reader a frame: beyond so many, runs are written less often, each time with more in it. People
+# do not see a text grow oftener than `SLOWEST_FLUSH_SECONDS`.
+WRITES_PER_SECOND = 1000
+SLOWEST_FLUSH_SECONDS = 0.25
+# One command is run by Redis without a pause for anybody else.
+LOGS_A_COMMAND = 50
 
 
 class RunLog:
@@ -50,7 +57,7 @@ class RunLog:
         self.lost = False
         self._writer = writer
         self._queue: list[Chunk] = []
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._seq = 0
         self._since_start = 0
         self._anew = False
@@ -87,14 +94,15 @@ class RunLog:
             return False
         return not self.lost
 
-    def next_batch(self) -> _Batch | None:
+    def next_batch(self) -> Batch | None:
         if self._batch is None and not self.lost:
             if self._anew:
                 payload = encode(self.transcript.replay())
                 self._anew, self._since_start = False, 0
-                self._batch = _Batch(REWRITE, self._seq + 1, payload)
+                self._batch = Batch(self.run_id, self.attempt, REWRITE, self._seq + 1, payload)
             elif self._queue:
-                self._batch = _Batch(APPEND, self._seq + 1, encode(merged(self._queue)))
+                payload = encode(merged(self._queue))
+                self._batch = Batch(self.run_id, self.attempt, APPEND, self._seq + 1, payload)
             self._queue = []
         return self._batch
 
@@ -113,7 +121,7 @@ class RunLog:
             self.lose()
         elif answer != OK:
             self.begin_anew()
-        elif batch.script is APPEND:
+        elif batch.what == APPEND:
             self._since_start += len(batch.payload)
             if self._since_start > MOST_ENTRIES:
                 self.begin_anew()
@@ -131,8 +139,8 @@ class RunLog:
 
 
 class LogWriter:
-    """One task a process flushes all logs every `RUN_FLUSH_MS`, in one pipeline; the first chunk after a pause goes
-    out at once."""
+    """One task a process flushes all logs, every `RUN_FLUSH_MS` or, where many runs speak, as often as
+    `WRITES_PER_SECOND` allows; the first chunk after a pause goes out at once."""
 
     def __init__(self, on_lost: Callable[[RunLog], None]) -> None:
         self._on_lost = on_lost
@@ -165,19 +173,20 @@ class LogWriter:
 
     async def run(self) -> None:
         """The flushing task. Ends only by cancellation: without it nobody would see any run of this process."""
-        back_off = 0.0
+        back_off, written = 0.0, 0
         while True:
             await self._awake.wait()
             self._awake.clear()
             try:
-                await self._flush()
+                written = await self._flush()
                 back_off = 0.0
             except Exception as error:
                 if not back_off:  # once an outage, however long
                     logger.warning("log_flush_failed", error=type(error).__name__, exc_info=_unexpected(error))
                 back_off = min(max(back_off * 2, 0.05), LONGEST_BACK_OFF)
                 self._awake.set()
-            await asyncio.sleep(max(settings.RUN_FLUSH_MS / 1000, back_off))
+            crowded = min(written / WRITES_PER_SECOND, SLOWEST_FLUSH_SECONDS)
+            await asyncio.sleep(max(settings.RUN_FLUSH_MS / 1000, crowded, back_off))
 
     async def check(self) -> None:
         """Every open log still stands in Redis, or is begun anew; keeps the logs of silent runs from expiring."""
@@ -195,37 +204,41 @@ class LogWriter:
             if answer == 0 and log.is_idle and log in self._open:
                 log.begin_anew()
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> int:
+        """How many logs were written."""
         dirty, self._dirty = list(self._dirty), {}
         try:
-            await self._write(dirty)
+            return await self._write(dirty)
         except Exception:
             # Nothing that waits to be written is forgotten; a log that has nothing to write does no harm.
             self._dirty |= dict.fromkeys(dirty)
             raise
 
-    async def _write(self, dirty: list[RunLog]) -> None:
-        batches: list[tuple[RunLog, _Batch]] = []
+    async def _write(self, dirty: list[RunLog]) -> int:
+        writing: list[tuple[RunLog, Batch]] = []
         for log in dirty:
             if log.must_renew:
                 self._renew(log)
             elif batch := log.next_batch():
-                batches.append((log, batch))
-        if not batches:
-            return
-        pipeline = self._redis.pipeline(transaction=False)
-        for log, batch in batches:
-            pipeline.eval(batch.script, 1, key(log.run_id), log.attempt, batch.first, expiry_ms(), *batch.payload)
-        answers = await pipeline.execute(raise_on_error=False)
-        for (log, _), answer in zip(batches, answers, strict=True):
+                writing.append((log, batch))
+        if not writing:
+            return 0
+        answers = await self._answers([batch for _, batch in writing])
+        for (log, _), answer in zip(writing, answers, strict=True):
             self._take_answer(log, answer)
-        refused = [answer for answer in answers if isinstance(answer, Exception)]
-        if len(refused) == len(batches):
-            raise refused[0]  # it is Redis, and not one log: out of memory, for instance
+        if not any(answer in ANSWERS for answer in answers):
+            raise redis.ResponseError(answers[0])  # it is Redis, and not one log: out of memory, for instance
+        return len(writing)
+
+    async def _answers(self, batches: list[Batch]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for first in range(0, len(batches), LOGS_A_COMMAND):
+            pipeline.eval(*write_command(batches[first : first + LOGS_A_COMMAND]))
+        return [answer for answers in await pipeline.execute() for answer in answers]
 
     def _take_answer(self, log: RunLog, answer: Any) -> None:
-        """An error leaves its batch to be repeated."""
-        if isinstance(answer, Exception):
+        """Anything but one of the three leaves the batch to be repeated."""
+        if answer not in ANSWERS:
             self.wake(log)
             return
         log.answered(answer)

@@ -16,7 +16,7 @@ from runs import stream
 from runs.connections import control
 from runs.database import in_thread
 from runs.ending import ending_chunks, start_chunk
-from runs.eventlog import APPEND, encode, expiry_ms, fence, key, write_whole
+from runs.eventlog import APPEND, Batch, encode, fence, write_command, write_whole
 from runs.models import Run
 from runs.stop import request_stop
 from runs.tail import tail
@@ -293,4 +293,4 @@ async def body(response: Any) -> Any:
 
 def append(run: Run, written: list[Chunk], first: int) -> None:
     """As the worker that holds the run does."""
-    control().eval(APPEND, 1, key(run.pk), run.attempt, first, expiry_ms(), *encode(written))
+    control().eval(*write_command([Batch(run.pk, run.attempt, APPEND, first, encode(written))]))
