@@ -31,7 +31,7 @@ MEASURES: dict[str, tuple[Callable[[Session], Awaitable[list[Row]]], float]] = {
     "stop": (stopping.measure, 60),
     "fanout": (fanout.measure, 40),
     "throughput": (throughput.measure, 90),
-    "live": (live.measure, 180),
+    "live": (live.measure, 400),
     "profile": (profile.measure, 40),
     "clients": (clients.measure, 120),
 }

@@ -11,12 +11,14 @@ READY_SECONDS = 180.0
 
 
 class Installation(Cluster):
-    """A cluster that hurries nowhere: the service's own defaults, and a Postgres that waits for its disk."""
+    """A cluster that hurries nowhere: the service's own windows, and a Postgres that waits for its disk."""
 
     def __init__(self, folder: Path, interrupts: Interrupts) -> None:
         super().__init__(folder, workers=2)
         self._interrupts = interrupts
         self.env = {name: value for name, value in self.env.items() if name not in FAST}
+        # Two workers, so that 400 runs find their place.
+        self.env["RUN_CONCURRENCY"] = "250"
         if self.servers.postgres is not None:
             self.servers.postgres = EmbeddedPostgres(folder / "postgres")
 

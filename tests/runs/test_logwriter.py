@@ -1,6 +1,7 @@
 """The writer of the event log against a real Redis that forgets, refuses, and gets newer attempts."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -241,6 +242,52 @@ async def test_what_was_said_behind_a_refused_batch_is_written_without_another_w
     finally:
         redis.config_set("maxmemory", "0")
     assert await log.flushed(3)
+    assert message(redis, run) == log.transcript.parts
+
+
+async def test_a_log_that_cannot_be_written_holds_up_no_other(writer: LogWriter, run: Run, redis: Any) -> None:
+    other_run = await in_thread(run_in, "running")
+    log, other = await opened(writer, run), await opened(writer, other_run)
+    assert await log.flushed(2)
+    redis.delete(key(run.pk))
+    redis.set(key(run.pk), "none of ours")
+    say(log, "waits")
+    say(other, "comes")
+    assert await other.flushed(2)
+    assert message(redis, other_run) == other.transcript.parts
+    assert not log.is_idle
+    redis.delete(key(run.pk))
+    assert await log.flushed(3)
+    assert message(redis, run) == log.transcript.parts
+
+
+async def test_more_logs_than_one_command_takes_are_all_written(
+    writer: LogWriter, run: Run, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logwriter, "LOGS_A_COMMAND", 2)
+    runs = [run, *[await in_thread(run_in, "running") for _ in range(4)]]
+    logs = [await opened(writer, each) for each in runs]
+    for number, log in enumerate(logs):
+        say(log, str(number))
+    for each, log in zip(runs, logs, strict=True):
+        assert await log.flushed(2)
+        assert message(redis, each) == log.transcript.parts
+
+
+async def test_where_many_speak_each_is_written_less_often_with_more_in_it(
+    writer: LogWriter, run: Run, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logwriter, "WRITES_PER_SECOND", 5)
+    log = await opened(writer, run)
+    assert await log.flushed(2)
+    began = time.monotonic()
+    for _ in range(40):
+        say(log, "word ")
+        await asyncio.sleep(0.01)
+    assert await log.flushed(2)
+    took = time.monotonic() - began
+    deltas = [entry for entry in log_of(redis, run.pk) if entry.data and b'"text-delta"' in entry.data]
+    assert len(deltas) <= took * 5 + 2
     assert message(redis, run) == log.transcript.parts
 
 
