@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from agents import admin as agents_admin
 from agents.models import Role
 from runs import stop
-from runs.models import Run, Step, ToolCall
+from runs.models import Run, Step, Summary, ToolCall
 from runs.tools import TOOLS
 
 
@@ -112,3 +112,13 @@ class RunAdmin(ReadOnly, admin.ModelAdmin):
             f"{stopped} asked to stop, {len(active) - stopped} were asked already, {over} had ended.",
             messages.SUCCESS if stopped else messages.WARNING,
         )
+
+
+@admin.register(Summary)
+class SummaryAdmin(ReadOnly, admin.ModelAdmin):
+    list_display = ("created_at", "chat", "message_count", "model", "run")
+    list_select_related = ("chat", "run")
+    search_fields = ("=chat__id", "=run__id")
+    ordering = ("-created_at",)
+    list_per_page = 50
+    show_full_result_count = False

@@ -65,7 +65,7 @@ def start_run(start: Start) -> tuple[Run, bool]:
     """
     if start.run_id is not None and (known := _replayed(start, start.run_id)):
         return known, False
-    fields = roles.run_fields(start.chat, start.wish)
+    fields = roles.run_fields(start.chat, _wish(start))
     if used_up := reached_today(start.chat.workspace, start.user.pk):
         raise DayUsedUp(used_up)
     try:
@@ -138,11 +138,22 @@ def _replace(start: Start, message_id: UUID) -> None:
     Message.objects.current().from_on(replaced).update(replaced_at=Now())
 
 
+def _wish(start: Start) -> Wish:
+    """Who goes on is whoever was interrupted, unless the request says otherwise."""
+    goes_on = start.replaces is None and not start.text
+    last = _last_run(start.chat) if goes_on else None
+    return roles.as_in(last, start.wish) if last else start.wish
+
+
+def _last_run(chat: Chat) -> Run | None:
+    return Run.objects.filter(chat=chat).order_by("-created_at", "-pk").first()
+
+
 def _expect_interrupted(start: Start) -> None:
     """The run that goes on writes a message of its own, behind the interrupted one: that is settled, and what a run
     streams is always the whole message it stores. The model gets what was said so far as its own words (see
     `agents.history`), and says only the rest."""
-    last = Run.objects.filter(chat=start.chat).order_by("-created_at", "-pk").first()
+    last = _last_run(start.chat)
     if last is None or last.status not in (Run.Status.FAILED, Run.Status.ABORTED):
         raise RequestMisfit("continue", "There is nothing to continue: no answer was interrupted last.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 from uuid import UUID
 
@@ -77,6 +77,15 @@ def run_fields(chat: Chat, wish: Wish) -> dict[str, Any]:
         "max_cost_usd": limits.cost_usd,
         "max_seconds": limits.seconds,
     }
+
+
+def as_in(run: Run, wish: Wish) -> Wish:
+    """The wish, with the role and the model of that run where it names none and they can still be had."""
+    if wish.role is not None:
+        return wish
+    usable = Role.objects.usable_in([run.workspace_id]).filter(pk=run.role_id).exists()
+    model = run.model if is_allowed_model(run.model) else None
+    return replace(wish, role=run.role_id if usable else None, model=wish.model or model)
 
 
 def limits_of(run: Run) -> Limits:

@@ -161,3 +161,18 @@ def test_a_message_is_edited_an_answer_written_anew_and_an_interrupted_one_conti
     page.get_by_role("button", name="Continue").press("Enter")
     expect(main).to_contain_text("That was all I had to say.", timeout=20_000)
     expect(page.locator("article")).to_have_count(5)
+
+
+def test_the_limit_that_made_an_answer_shorter_is_named_and_still_is_after_a_reload(
+    browser: Browser, cluster: Cluster, account: Account
+) -> None:
+    with Client(cluster.address, account.token) as client:
+        chat = client.chat()
+        client.post_run(
+            chat, f'call:current_time={{"zone": "UTC"}} tokens:60 rate:20 key:{new_key()}', limits={"steps": 2}
+        )
+    page = log_in(browser, cluster, account, f"/c/{chat}")
+    named = "The answer ends here: the run reached its limit of 2 steps."
+    expect(page.locator("main")).to_contain_text(named)
+    page.reload()
+    expect(page.locator("main")).to_contain_text(named)

@@ -11,7 +11,7 @@ from chat.models import Chat, Message
 from runs import journal
 from runs.models import Run
 from tests.api.callers import Api, Json, assert_refused, nothing_changed
-from tests.factories import MessageFactory, run_in
+from tests.factories import MessageFactory, RoleFactory, WorkspaceFactory, run_in
 
 pytestmark = pytest.mark.django_db
 
@@ -78,6 +78,30 @@ def test_an_answer_interrupted_behind_a_tool_goes_on_from_its_result(api: Api, c
     interrupted(chat, STEP, text("let me see"), call)
     *_, result = history(go_on(api, chat).json()["id"])
     assert (result["role"], result["content"]) == ("tool", "Error: interrupted")
+
+
+def test_who_was_interrupted_goes_on_unless_another_is_asked_for(api: Api, chat: Chat, settings: Any) -> None:
+    settings.AGENT_MODELS = ["openai/was", "openai/other"]
+    run = interrupted(chat, STEP, text("half"))
+    was, other = RoleFactory(), RoleFactory(model="openai/other")
+    Run.objects.filter(pk=run.pk).update(model="openai/was", role=was)
+    for body, role, model in [
+        ({}, was, "openai/was"),
+        ({"model": "openai/other"}, was, "openai/other"),
+        ({"role": str(other.pk)}, other, "openai/other"),
+    ]:
+        new = go_on(api, chat, **body).json()
+        assert (new["role_id"], new["model"]) == (str(role.pk), model)
+        Run.objects.filter(pk=new["id"]).delete()
+
+
+def test_who_went_on_is_somebody_else_where_the_interrupted_one_cannot_be_had(
+    api: Api, chat: Chat, settings: Any
+) -> None:
+    run = interrupted(chat, STEP, text("half"))
+    Run.objects.filter(pk=run.pk).update(model="gone/model", role=RoleFactory(workspace=WorkspaceFactory()))
+    new = go_on(api, chat).json()
+    assert (new["role_id"], new["model"]) == (None, settings.AGENT_MODEL)
 
 
 def test_an_answer_is_gone_on_with_as_often_as_it_is_interrupted(api: Api, chat: Chat) -> None:

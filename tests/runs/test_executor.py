@@ -71,6 +71,21 @@ def test_a_loop_that_does_not_turn_gives_its_messages_back(
     assert run.status == "succeeded"
 
 
+def test_where_a_model_is_not_to_be_had_the_next_one_answers_and_the_steps_say_so(
+    worker: Worker, model: Model, run: Run
+) -> None:
+    Run.objects.filter(pk=run.pk).update(model="openai/a", role_settings={"fallbacks": ["openai/b"]})
+    gone = ModelError("not_found", "The model's provider does not know this model.")
+    model.will([gone], [Said("text", "ok"), Finished("stop", Usage(3, 2), "b-2026")])
+    worker.execute(run.pk, 1)
+    audit(run)
+    assert run.status == "succeeded"
+    assert [request.model for request in model.requests] == ["openai/a", "openai/b"]
+    assert [step.model for step in run.steps.all()] == ["b-2026"]
+    retries = [chunk["data"]["retry"] for chunk in logged(run) if "retry" in chunk.get("data", {})]
+    assert [retry["reason"] for retry in retries] == ["not_found"]
+
+
 @pytest.mark.parametrize("said", [[], [Said("text", "half an ans")]], ids=["before the first byte", "in mid-answer"])
 def test_a_stop_aborts_and_keeps_what_was_said(worker: Worker, model: Model, run: Run, said: list[Any]) -> None:
     model.will([*said, WAIT])

@@ -3,8 +3,9 @@
 import * as api from "./api.js";
 import { element } from "./element.js";
 import { partOf } from "./files.js";
+import { limitReached } from "./limits.js";
 import { LiveRun } from "./live.js";
-import { MessageView } from "./message.js";
+import { isAtLimit, MessageView } from "./message.js";
 
 const NEAR_THE_END_PX = 60;
 
@@ -85,7 +86,18 @@ export class Conversation {
   // A settled message never changes, and the one being written is ahead of whatever was fetched.
   viewFor(message) {
     const view = this.views.get(message.id);
-    return view && (view.isFinal || this.live?.view === view) ? view : new MessageView(message);
+    return view && (view.isFinal || this.live?.view === view) ? view : this.stored(message);
+  }
+
+  stored(message) {
+    const view = new MessageView(message);
+    if (isAtLimit(message.metadata)) this.nameLimit(view);
+    return view;
+  }
+
+  async nameLimit(view) {
+    const error = await limitReached(view.message.run_id);
+    if (error !== null) view.show({ ...view.message, error });
   }
 
   setViews(views) {
@@ -174,7 +186,7 @@ export class Conversation {
   // What is being read stays where it is on the screen.
   prepend(page) {
     const before = this.scroller.scrollHeight - this.scroller.scrollTop;
-    const views = page.results.toReversed().filter(({ id }) => !this.views.has(id)).map((message) => new MessageView(message));
+    const views = page.results.toReversed().filter(({ id }) => !this.views.has(id)).map((message) => this.stored(message));
     this.setViews([...views, ...this.views.values()]);
     this.setOlder(page.next);
     this.scroller.scrollTop = this.scroller.scrollHeight - before;

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { Follower } from "./follow.js";
+import { limitReached } from "./limits.js";
 import { isAtLimit } from "./message.js";
 import { Assembly } from "./stream.js";
 
@@ -51,14 +52,11 @@ export class LiveRun {
     this.listener.ended(overtaken ? "The answer was finished before the stop took effect." : null);
   }
 
-  // An answer that a limit made shorter is no error; its run tells which limit it was.
   async nameLimit() {
-    try {
-      this.assembly.message.error = limitOf(await api.run(this.run.id));
-      this.view.update(this.assembly.message);
-    } catch {
-      // The message says that it was one.
-    }
+    const error = await limitReached(this.run.id);
+    if (error === null) return;
+    this.assembly.message.error = error;
+    this.view.update(this.assembly.message);
   }
 
   vanish() {
@@ -116,13 +114,4 @@ function doing(part) {
   const isOpenTool = part?.state === "input-available" || part?.state === "input-streaming";
   if (part?.toolCallId && isOpenTool) return `Using ${part.type.slice("tool-".length)}…`;
   return "Thinking…";
-}
-
-function limitOf({ limits, usage, step_count: steps, end_reason: reason }) {
-  const told = (limit) => `The answer ends here: the run reached its limit of ${limit}.`;
-  if (reason === "timeout") return told(`${limits.seconds} seconds`);
-  if (limits.steps !== null && steps >= limits.steps) return told(`${limits.steps} steps`);
-  if (limits.tokens !== null && usage.input_tokens + usage.output_tokens >= limits.tokens) return told(`${limits.tokens} tokens`);
-  if (limits.cost_usd !== null && usage.cost_usd >= limits.cost_usd) return told(`$${limits.cost_usd}`);
-  return "The answer ends here: the limit for today was reached.";
 }
