@@ -83,7 +83,7 @@ def as_in(run: Run, wish: Wish) -> Wish:
     """The wish, with the role and the model of that run where it names none and they can still be had."""
     if wish.role is not None:
         return wish
-    usable = Role.objects.usable_in([run.workspace_id]).filter(pk=run.role_id).exists()
+    usable = run.role_id and Role.objects.usable_in([run.workspace_id]).filter(pk=run.role_id).exists()
     model = run.model if is_allowed_model(run.model) else None
     return replace(wish, role=run.role_id if usable else None, model=wish.model or model)
 
