@@ -102,6 +102,7 @@ class ChatDetail(ChatDoor):
         found = self.chat(chat)
         body = self.body(request, ChatChange)
         Chat.objects.filter(pk=found.pk).update(title=body["title"], updated_at=Now())
+        self.after_rename(found)
         return Response(ChatOut(self.chat(chat)).data)
 
     @extend_schema(responses={204: None}, operation_id="chats_delete")
@@ -113,6 +114,9 @@ class ChatDetail(ChatDoor):
             self.before_delete(found)
             found.delete()
         return Response(status=204)
+
+    def after_rename(self, chat: Chat) -> None:
+        """For whoever tells others."""
 
     def before_delete(self, chat: Chat) -> None:
         """What has to end before the chat does; the chat is locked."""

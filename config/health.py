@@ -8,6 +8,7 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from runs import feed_stream
 from runs.connections import REDIS_ERRORS, control
 
 # A database that is frozen rather than down never answers, not even with an error.
@@ -24,10 +25,20 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @require_safe
 @never_cache
 def readyz(request: HttpRequest) -> JsonResponse:
-    """503 while anything is down that a request may need, and which."""
+    """503 while anything is down that a request may need, and which.
+
+    `feed_silence_seconds` is how long ago the listener of the lifecycle feed proved that it hears, which it does every
+    ten seconds; null while nobody follows.
+    """
     checks = {**database(), "redis": redis()}
     ready = all(state == "ok" for state in checks.values())
-    return JsonResponse({"status": "ok" if ready else "unavailable", **checks}, status=200 if ready else 503)
+    silence = feed_stream.silence()
+    facts = {
+        "status": "ok" if ready else "unavailable",
+        **checks,
+        "feed_silence_seconds": silence and round(silence, 1),
+    }
+    return JsonResponse(facts, status=200 if ready else 503)
 
 
 class Probe:

@@ -190,6 +190,7 @@ DATABASES["default"] |= {
         "options": "-c statement_timeout=10s -c lock_timeout=3s -c idle_in_transaction_session_timeout=15s",
     },
 }
+
 # Only the web process pools: a request has a thread of its own there, and closing is returning. Worker threads keep
 # their connection, and Celery's fixup closes a pool at every task (celery#10554).
 if env.bool("PERDURE_WEB", False):
@@ -200,6 +201,10 @@ if env.bool("PERDURE_WEB", False):
 # Celery
 
 # Runs
+
+# The lifecycle feed is the library's protocol alone, see runs/feed_stream.py.
+EVENTSTREAM_CHANNELMANAGER_CLASS = "runs.feed_stream.OwnChannel"
+EVENTSTREAM_STORAGE_CLASS = "runs.feed_stream.Forgetful"
 
 RUN_CONCURRENCY = _count("RUN_CONCURRENCY", 100)
 RUN_HEARTBEAT_SECONDS = _seconds("RUN_HEARTBEAT_SECONDS", 5)
@@ -330,6 +335,7 @@ LOGGING = {
         "django_structlog.middlewares.request": {"level": "ERROR"},
         "uvicorn.access": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
+        "django_eventstream": {"level": "WARNING"},
         # litellm logs request bodies at INFO and below: other people's text.
         "LiteLLM": {"level": "ERROR"},
     },

@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 
 from chat.models import Chat, Message
 from chat.parts import Part, TextFile, file_part
-from runs import lifecycle, roles
+from runs import feed, lifecycle, roles
 from runs.allowance import reached_today
 from runs.errors import DayUsedUp, MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken
 from runs.failpoints import failpoint
@@ -110,6 +110,7 @@ def _insert(start: Start, fields: dict[str, Any]) -> Run:
     run.save(force_insert=True)
     Chat.objects.filter(pk=start.chat.pk).update(updated_at=Now())
     run.refresh_from_db()
+    feed.run_changed(run.pk)
     return run
 
 

@@ -30,7 +30,7 @@ from agents.compaction import Summarised
 from agents.llm import Usage
 from agents.steps import ModelStep, Outcome
 from chat.models import Chat, Message
-from runs import journal
+from runs import feed, journal
 from runs.ending import Ending, ending_of, stopped
 from runs.errors import LeaseLost
 from runs.models import Run, RunQuerySet, Step, Summary, ToolCall
@@ -65,6 +65,8 @@ def claim(run_id: UUID, attempt: int, token: UUID, worker: str) -> Run | None:
         heartbeat_at=Now(),
         updated_at=Now(),
     )
+    if claimed:
+        feed.run_changed(run_id)
     # The stop request is read after the claim: from here on it is the holder's business.
     return Run.objects.held(run_id, attempt).filter(claim_token=token).first() if claimed else None
 
@@ -100,6 +102,7 @@ def record_step(run_id: UUID, attempt: int, step: ModelStep) -> None:
         finish_reason=step.finish_reason,
         started_at=step.started_at,
     )
+    feed.run_changed(run_id)
     ToolCall.objects.bulk_create(
         ToolCall(run_id=run_id, step=row, call_id=call.id, name=call.name, input=call.input, repeat=call.repeat)
         for call in step.calls
@@ -164,6 +167,7 @@ def settle(run: Run, ending: Ending, parts: list[Part], metadata: dict[str, Any]
             raise LeaseLost
         return found
     _write_message(run, ending, parts, metadata)
+    feed.run_changed(run.pk)
     return Run.objects.get(pk=run.pk)
 
 
@@ -175,6 +179,7 @@ def hand_over(run_id: UUID, attempt: int, interrupted: Usage = NOTHING) -> bool:
     """
     free = Run.objects.held(run_id, attempt).filter(stop_requested_at=None)
     if free.update(**_LEAVES_ITS_HOLDER, **_counted(interrupted)):
+        feed.run_changed(run_id)
         return True
     row = Run.objects.filter(pk=run_id).first()
     if row is None or row.attempt > attempt + 1 or row.is_terminal:
@@ -226,6 +231,8 @@ def request_stop(run_id: UUID, user_id: int | None, source: str) -> StopAnswer |
     run = Run.objects.filter(pk=run_id).first()
     if run is None:
         return None
+    if took_effect:
+        feed.run_changed(run_id)
     if took_effect and run.is_terminal:
         closed = journal.closed(run, journal.transcript_of(run, journal.recorded_steps(run.pk)))
         _write_message(run, ending_of(run), closed.parts, closed.metadata)
@@ -248,6 +255,7 @@ def rescue(candidates: RunQuerySet, most: int) -> list[Held]:
     Run.objects.filter(pk__in=[run_id for run_id, _ in found]).update(
         **_LEAVES_ITS_HOLDER, lost_attempts=F("lost_attempts") + 1
     )
+    feed.run_changed(*(run_id for run_id, _ in found))
     return [(run_id, attempt + 1) for run_id, attempt in found]
 
 

@@ -19,7 +19,7 @@ from agents.clients import is_ours
 from agents.llm import ModelClient, ModelError, ModelRequest, ProviderMessage, Said
 from chat.models import Chat, Message
 from chat.parts import text_of
-from runs import dispatch
+from runs import dispatch, feed
 from runs.database import TRANSIENT, in_thread
 from runs.models import Run
 
@@ -82,7 +82,8 @@ def _beginning(chat_id: UUID) -> Beginning | None:
 
 def _set(chat_id: UUID, title: str) -> None:
     # Only where there is none still. Not an activity: the chat stays where it is in the list.
-    Chat.objects.filter(pk=chat_id, title="").update(title=title)
+    if Chat.objects.filter(pk=chat_id, title="").update(title=title):
+        feed.title_changed(chat_id)
 
 
 async def _proposed(client: ModelClient, beginning: Beginning) -> str:

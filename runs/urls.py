@@ -4,10 +4,12 @@ from django.urls import path
 
 from chat.views import Me
 from runs import views
+from runs.feed_view import Feed
 
 urlpatterns = [
     path("me", Me.as_view()),
     path("models", views.Models.as_view()),
+    path("events", Feed.as_view()),
     path("roles", views.RoleList.as_view()),
     path("chats", views.ChatList.as_view()),
     path("chats/<uuid:chat>", views.ChatDetail.as_view()),

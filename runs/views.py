@@ -29,7 +29,7 @@ from chat.api.strict import NoFields
 from chat.export import export
 from chat.models import Chat, Message, Workspace
 from chat.serializers import ExportQuery, MessageOut, MessageQuery
-from runs import dispatch, eventlog, journal, stop, stream, sweep
+from runs import dispatch, eventlog, feed, journal, stop, stream, sweep
 from runs.allowance import seconds_of_today_left
 from runs.database import in_thread
 from runs.errors import (
@@ -85,6 +85,9 @@ class ChatDetail(ChatDoor, chat_views.ChatDetail):
         # Locked: a worker adds a step only to a run that it could update.
         for run_id in Run.objects.active().filter(chat=chat).select_for_update().values_list("pk", flat=True):
             stop.request_stop(run_id, self.request.user.pk, "chat_deleted")
+
+    def after_rename(self, chat: Chat) -> None:
+        feed.title_changed(chat.pk)
 
 
 _ACTIVE_RUN = OpenApiParameter("X-Active-Run", OpenApiTypes.UUID, OpenApiParameter.HEADER, response=[200])
@@ -305,7 +308,7 @@ class RunStream(RunDoor):
         after = cursor(sent) if sent is not None else None
         if request.method == "HEAD":
             return HttpResponse(content_type="text/event-stream", headers=stream.HEADERS)
-        return _streaming(stream.events(found.pk, after), "text/event-stream", stream.HEADERS)
+        return streaming(stream.events(found.pk, after), "text/event-stream", stream.HEADERS)
 
 
 class RunWait(RunDoor):
@@ -315,10 +318,10 @@ class RunWait(RunDoor):
     def get(self, request: Request, run: UUID) -> HttpResponseBase:
         found = self.run(run)
         seconds = 0.0 if found.is_terminal or request.method == "HEAD" else self.query["timeout"]
-        return _streaming(_run_when_ended(found.pk, seconds), "application/json", {"Cache-Control": "no-store"})
+        return streaming(_run_when_ended(found.pk, seconds), "application/json", {"Cache-Control": "no-store"})
 
 
-def _streaming(body: AsyncIterator[bytes], content_type: str, headers: dict[str, str]) -> StreamingHttpResponse:
+def streaming(body: AsyncIterator[bytes], content_type: str, headers: dict[str, str]) -> StreamingHttpResponse:
     """For doors that wait: they hold neither a thread nor a database connection meanwhile."""
     if not connection.in_atomic_block:
         connection.close()

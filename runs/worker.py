@@ -103,7 +103,7 @@ class Worker:
         asyncio.set_event_loop(self._loop)
         self._writer = LogWriter(self._on_log_lost)
         self._spawn(self._writer.run())
-        self._spawn(stop.listen(self.name, self._on_stop_message, self._reconcile))
+        self._spawn(stop.subscription(self.name, self._on_stop_message, self._reconcile).run())
         self._turn()
         self._loop.call_soon(ready.set)
         self._loop.run_forever()

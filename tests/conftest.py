@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from runs import database
+from runs import database, feed
 from runs.connections import control
 
 _connect = socket.socket.connect
@@ -32,6 +32,12 @@ def _database_threads_keep_no_connection() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "_connected", connected)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_tells_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be connected to the test database at any time."""
+    monkeypatch.setattr(feed._announcer, "is_muted", True)
 
 
 @pytest.fixture(autouse=True)

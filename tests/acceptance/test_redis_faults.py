@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from celery import Celery
 
@@ -19,6 +20,7 @@ from config.embedded import EmbeddedRedis
 from config.processes import wait_until
 from tests.acceptance.audit import audit, calls, logging_within_bounds, new_key, readiness
 from tests.acceptance.client import Client, Json
+from tests.acceptance.feed import FeedReader
 from tests.acceptance.proxied import ProxiedCluster
 from tests.acceptance.reader import Reader
 from tests.timing import in_time
@@ -196,6 +198,28 @@ def test_a_redis_without_memory_is_as_good_as_down(proxied: ProxiedCluster, pers
 
 
 GARBAGE = (b"", b"\xff\xfe", b"garbage", b"[]", b"null", b"{}", b"[" * 10_000, json.dumps({"run_id": 7}).encode())
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.chaos)])
+def test_the_feed_is_alive_again_after_a_restart_for_whoever_stayed_and_whoever_comes(
+    proxied: ProxiedCluster, person: Client, seconds: float
+) -> None:
+    redis = ours(proxied)
+    with FeedReader(person) as stayed:
+        run = person.post_run(person.chat(), "tokens:5")
+        for status in ("pending", "running", "succeeded"):
+            stayed.wait_status(run["id"], status)
+        stayed.wait_for("title")
+        resets = stayed.count("stream-reset")
+        redis.kill()
+        time.sleep(seconds)
+        redis.start()
+        stayed.wait_for("stream-reset", more_than=resets)
+        with FeedReader(person) as came:
+            run = person.post_run(person.chat(), "tokens:5")
+            for reader in (stayed, came):
+                reader.wait_status(run["id"], "succeeded")
+    assert httpx.get(f"{proxied.address}/readyz").json()["feed_silence_seconds"] < 20
 
 
 @pytest.mark.chaos
