@@ -13,10 +13,11 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from django.db import close_old_connections, connection, transaction
+from django.db import connection, transaction
 
 from chat.models import Chat
 from runs.connections import REDIS_ERRORS, control
+from runs.database import TRANSIENT
 from runs.models import Run
 
 logger = structlog.get_logger(__name__)
@@ -66,8 +67,7 @@ class Announcer:
             with self._lock:
                 changes, self._waiting = self._waiting, []
             try:
-                close_old_connections()
-                _publish(changes)
+                _publish_through_restart(changes)
                 self._failing = False
             except Exception as error:
                 # What could not be told is not told: who follows the feed is told to look again, see `feed_stream`.
@@ -78,6 +78,15 @@ class Announcer:
 
 
 _announcer = Announcer()
+
+
+def _publish_through_restart(changes: list[Change]) -> None:
+    """A connection that is kept may be one to a database that was restarted since."""
+    try:
+        _publish(changes)
+    except TRANSIENT:
+        connection.close()
+        _publish(changes)
 
 
 def _publish(changes: list[Change]) -> None:
