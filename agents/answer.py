@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from agents import chunks
 from agents.chunks import Chunk
 from agents.estimate import estimated_usage
-from agents.llm import CallPiece, Finished, ModelError, ModelRequest, Said, Usage
-from agents.steps import Call, ModelStep
+from agents.llm import CallPiece, Echo, Finished, ModelError, ModelRequest, Said, Usage
+from agents.steps import Call, ModelStep, StepEcho
 from agents.tools import Repeat, Tool
 from agents.tools.output import UnstorableError, storable
 
@@ -102,7 +102,30 @@ class Answer:
             raise ModelError("stream_truncated", "The model's answer broke off before its end.", transient=True)
         calls = [call.as_call(self.tools) for call in self._calls.values()]
         end = self._finished
-        return ModelStep(self.index, self._parts, calls, self._usage(end), end.model, end.reason[:32], self.started_at)
+        return ModelStep(
+            index=self.index,
+            parts=self._parts,
+            calls=calls,
+            usage=self._usage(end),
+            model=end.model,
+            finish_reason=end.reason[:32],
+            started_at=self.started_at,
+            echo=self._echo(end.echo) if calls else None,
+        )
+
+    def _echo(self, echo: Echo) -> StepEcho | None:
+        """None where there is nothing, or nothing that can be stored: then the model has to think again."""
+        ids = {position: call.id for position, call in enumerate(self._calls.values())}
+        calls = {ids[position]: dict(fields) for position, fields in echo.calls.items() if position in ids}
+        if not (echo.message or calls):
+            return None
+        told = StepEcho(self.request.model, dict(echo.message), calls)
+        try:
+            # A signature holds for what was signed, to the letter.
+            is_storable = storable(asdict(told)) == asdict(told)
+        except UnstorableError:
+            return None
+        return told if is_storable else None
 
     def _usage(self, end: Finished) -> Usage:
         """Where the provider did not say, and its client did not either."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.llm import ProviderMessage
-from agents.steps import RecordedStep
+from agents.steps import RecordedStep, StepEcho
 
 Part = dict[str, Any]
 
@@ -104,10 +104,21 @@ def _framed(part: Part) -> str:
     return f"File {json.dumps(part['filename'], ensure_ascii=False)}:\n{fence}\n{text}\n{fence}"
 
 
-def journal_messages(journal: Sequence[RecordedStep]) -> Iterator[ProviderMessage]:
-    """The steps of the present turn so far, all of whose calls have an outcome."""
+def journal_messages(journal: Sequence[RecordedStep], model: str) -> Iterator[ProviderMessage]:
+    """The steps of the present turn so far, all of whose calls have an outcome, for this model.
+
+    What it thought before it called a tool it reads again: DeepSeek, Anthropic and Gemini refuse the turn, or think
+    worse, without. Thoughts of another model, or of an earlier turn, no provider wants.
+    """
     for step in journal:
-        yield from assistant_messages(settled_parts(step))
+        for message in assistant_messages(settled_parts(step)):
+            echo = step.echo
+            yield _with_echo(message, echo) if echo and echo.model == model and "tool_calls" in message else message
+
+
+def _with_echo(message: ProviderMessage, echo: StepEcho) -> ProviderMessage:
+    calls = [{**call, **echo.calls.get(call["id"], {})} for call in message["tool_calls"]]
+    return {**echo.message, **message, "tool_calls": calls}
 
 
 def settled_parts(step: RecordedStep) -> list[Part]:
@@ -125,7 +136,7 @@ def _with_outcome(part: Part, step: RecordedStep) -> Part:
 
 
 def assistant_messages(parts: Sequence[Part]) -> Iterator[ProviderMessage]:
-    """One assistant message for each step, followed by the results of its tool calls. Reasoning stays with us."""
+    """One assistant message for each step, followed by the results of its tool calls."""
     for step in _steps(parts):
         calls = [part for part in step if part["type"].startswith("tool-")]
         text = _text(step)

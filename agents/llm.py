@@ -87,12 +87,22 @@ class CallPiece:
 
 
 @dataclass(frozen=True, slots=True)
+class Echo:
+    """What a provider wants to read again with the answer it came with, while the turn goes on: its reasoning, often
+    signed. `message` are fields of the assistant message, `calls` fields of its tool calls, by their position."""
+
+    message: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The provider's own end: always the last delta, and never made up."""
 
     reason: str
     usage: Usage
     model: str
+    echo: Echo = Echo()
 
 
 Delta = Said | CallPiece | Finished

@@ -95,7 +95,7 @@ async def run_agent(client: ModelClient, turn: Turn, journal: Sequence[RecordedS
                 step = event if isinstance(event, ModelStep) else step
                 yield event
         assert step is not None
-        steps.append(RecordedStep(step.parts, step.calls, {}, step.usage))
+        steps.append(RecordedStep(step.parts, step.calls, {}, step.usage, step.echo))
         if not step.calls:
             yield chunks.finish_step()
     # Who could not have called anything missed nothing.
@@ -120,7 +120,7 @@ class _Asking:
 
     async def shrunk(self, steps: Sequence[RecordedStep], *, is_last: bool) -> AsyncGenerator[Summarised, None]:
         """Afterwards `request` fits the model's window, or cannot be made to."""
-        present, limit = list(journal_messages(steps)), self._limit(is_last=is_last)
+        present, limit = list(journal_messages(steps, self._models[0])), self._limit(is_last=is_last)
         request = ModelRequest(self._models[0], (), (), self.turn.api_base, self.turn.stall)
         async with aclosing(self._memory.shrink(self.client, request, present, limit, self.turn.budget)) as summaries:
             async for summary in summaries:
@@ -128,7 +128,7 @@ class _Asking:
 
     def request(self, steps: Sequence[RecordedStep], *, is_last: bool) -> ModelRequest:
         turn = self.turn
-        messages = self._memory.messages(list(journal_messages(steps)), self._limit(is_last=is_last))
+        messages = self._memory.messages(list(journal_messages(steps, self._models[0])), self._limit(is_last=is_last))
         if is_last and steps:
             # As a part of the system message: some providers refuse one anywhere but at the beginning.
             first = messages[0]

@@ -33,6 +33,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class StepEcho:
+    """See `agents.llm.Echo`; `model` is the one that was asked, and alone is told. `calls` is by the id of the call."""
+
+    model: str
+    message: dict[str, Any] = field(default_factory=dict)
+    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStep:
     """One finished model call. `parts` are UI message parts, its tool calls among them as `input-available`."""
 
@@ -43,6 +52,7 @@ class ModelStep:
     model: str
     finish_reason: str
     started_at: datetime
+    echo: StepEcho | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,7 @@ class RecordedStep:
     calls: Sequence[Call]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    echo: StepEcho | None = None
 
     @property
     def unsettled(self) -> list[Call]:

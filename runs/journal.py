@@ -10,7 +10,7 @@ from agents.chunks import Chunk, Metadata, finish_step, message_metadata
 from agents.estimate import estimated_usage
 from agents.history import Past, assistant_messages, past, settled_parts
 from agents.llm import Usage
-from agents.steps import Call, Outcome, RecordedStep
+from agents.steps import Call, Outcome, RecordedStep, StepEcho
 from chat.models import Message
 from runs.ending import Ending, ending_chunks, start_chunk
 from runs.eventlog import Entry
@@ -31,7 +31,7 @@ def _recorded(step: Step) -> RecordedStep:
             outcomes[call.call_id] = Outcome(call.call_id, output=call.output)
         elif call.state == ToolCall.State.FAILED:
             outcomes[call.call_id] = Outcome(call.call_id, error=call.error)
-    return RecordedStep(step.parts, calls, outcomes, step.used)
+    return RecordedStep(step.parts, calls, outcomes, step.used, StepEcho(**step.echo) if step.echo else None)
 
 
 def transcript_of(run: Run, steps: list[RecordedStep]) -> Transcript:

@@ -18,7 +18,7 @@ times are the database's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
@@ -100,6 +100,7 @@ def record_step(run_id: UUID, attempt: int, step: ModelStep) -> None:
         usage_estimated=usage.estimated,
         model=step.model[:255],
         finish_reason=step.finish_reason,
+        echo=asdict(step.echo) if step.echo else None,
         started_at=step.started_at,
     )
     feed.run_changed(run_id)

@@ -209,6 +209,7 @@ class Step(models.Model):
     usage_estimated = models.BooleanField(default=False)
     model = models.CharField(max_length=255)
     finish_reason = models.CharField(max_length=32)
+    echo = models.JSONField(null=True, help_text="What its provider wants to read again: `agents.steps.StepEcho`.")
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField(db_default=Now())
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agents.clients.prices import cost_usd
-from agents.llm import CallPiece, Delta, Finished, ModelError, Said, TextCleaner, Usage, provider_error
+from agents.llm import CallPiece, Delta, Echo, Finished, ModelError, Said, TextCleaner, Usage, provider_error
 
 # Of one event no more is read.
 LONGEST_EVENT = 16 * 1024 * 1024
@@ -86,6 +86,8 @@ class CompletionStream:
         self._calls = 0
         self._usage: _Usage | None = None
         self._reason: str | None = None
+        # Reasoning goes back under the name it came with.
+        self._thoughts: dict[str, list[str]] = {}
 
     def feed(self, data: bytes) -> Iterator[Delta]:
         """Raises ModelError."""
@@ -113,7 +115,8 @@ class CompletionStream:
             raise provider_error("stream_truncated")
         if self._reason == "content_filter":
             raise ModelError("content_filter", "The model's provider withheld the rest of the answer.")
-        yield Finished(self._reason, self._priced(), TextCleaner().clean(self._answered_by))
+        echo = Echo({name: "".join(pieces) for name, pieces in self._thoughts.items()})
+        yield Finished(self._reason, self._priced(), TextCleaner().clean(self._answered_by), echo)
 
     def _deltas(self, event: bytes) -> Iterator[Delta]:
         chunk = _chunk(event)
@@ -127,8 +130,11 @@ class CompletionStream:
                 yield from self._pieces(choice.delta)
 
     def _pieces(self, delta: _Delta) -> Iterator[Delta]:
-        if (thinking := delta.reasoning_content or delta.reasoning) and (thinking := self._thinking.clean(thinking)):
-            yield Said("reasoning", thinking)
+        if thinking := delta.reasoning_content or delta.reasoning:
+            name = "reasoning_content" if delta.reasoning_content else "reasoning"
+            self._thoughts.setdefault(name, []).append(thinking)
+            if thinking := self._thinking.clean(thinking):
+                yield Said("reasoning", thinking)
         if (said := delta.content or delta.refusal) and (said := self._cleaner.clean(said)):
             yield Said("text", said)
         for call in delta.tool_calls or ():

@@ -13,6 +13,7 @@ from agents.llm import (
     CONNECT_SECONDS,
     CallPiece,
     Delta,
+    Echo,
     Finished,
     ModelError,
     ModelRequest,
@@ -46,13 +47,25 @@ _CODES: Mapping[str, str] = {
 }
 
 
+_GEMINI = ("gemini", "vertex_ai", "vertex_ai_beta")
+
+# What litellm takes for one of its general errors, told by the provider's own words.
+_WORDS = {"request_too_large": "context_overflow", "overloaded_error": "overloaded"}
+
+
 def model_error(error: Exception) -> ModelError:
     """The one translation of what litellm and the HTTP stack below it raise."""
+    if type(error).__name__ == "MidStreamFallbackError":
+        # Whatever breaks a stream is wrapped into it; and to some providers even the first answer is a stream.
+        error = getattr(error, "original_exception", None) or error
     headers = getattr(error, "litellm_response_headers", None) or getattr(error, "headers", None)
     names = (kind.__name__ for kind in type(error).__mro__)
     code = next((_CODES[name] for name in names if name in _CODES), "provider_error")
     if code == "bad_request" and getattr(error, "status_code", None) == 403:
         code = "permission"
+    if code in ("bad_request", "provider_error"):
+        said = str(error)
+        code = next((meant for word, meant in _WORDS.items() if word in said), code)
     return provider_error(code, retry_after(headers))
 
 
@@ -102,8 +115,9 @@ async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
             # The real bound is the caller's: a provider that sends comments for ever never trips this one.
             timeout=httpx.Timeout(request.stall, connect=CONNECT_SECONDS),
         )
+        ends = _watched(response) if response.custom_llm_provider in _GEMINI else None
         # Both: closing the one does not close the other, nor the socket below.
-        async with aclosing(response), aclosing(_deltas(response, request.model)) as deltas:
+        async with aclosing(response), aclosing(_deltas(response, request.model, ends)) as deltas:
             async for delta in deltas:
                 yield delta
     except ModelError:
@@ -112,14 +126,39 @@ async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
         raise model_error(error) from error
 
 
-async def _deltas(response: Any, model: str) -> AsyncGenerator[Delta, None]:
+def _watched(response: Any) -> list[str]:
+    """Will hold the ends that Gemini itself names, of the answer or of the conversation. litellm makes "stop" of every
+    chunk without one, so that an answer that was cut off looks whole; its parser is the last that sees the wire."""
+    ends: list[str] = []
+    connect = response.make_call
+
+    async def connect_and_watch(**options: Any) -> Any:
+        chunks = await connect(**options)
+        parse = chunks.chunk_parser
+
+        def watch(chunk: dict[str, Any]) -> Any:
+            named = [candidate.get("finishReason") for candidate in chunk.get("candidates") or ()]
+            named.append((chunk.get("promptFeedback") or {}).get("blockReason"))
+            ends.extend(filter(None, named))
+            return parse(chunk)
+
+        chunks.chunk_parser = watch
+        return chunks
+
+    response.make_call = connect_and_watch
+    return ends
+
+
+async def _deltas(response: Any, model: str, ends: list[str] | None) -> AsyncGenerator[Delta, None]:
+    """`ends` are those that Gemini named; None for all other providers."""
     cleaner = TextCleaner()
-    usage = None
+    usage, thought = None, False
     answered_by = model
     async for chunk in response:
         usage = getattr(chunk, "usage", None) or usage
         answered_by = chunk.model or answered_by
         for choice in chunk.choices[:1]:
+            thought = thought or _thought(choice.delta)
             for delta in _pieces(choice.delta, cleaner):
                 yield delta
         # What has arrived already is parsed without a pause: for seconds, a burst would hold up all other runs.
@@ -128,14 +167,42 @@ async def _deltas(response: Any, model: str) -> AsyncGenerator[Delta, None]:
         yield Said("text", rest)
     # litellm ends a stream that was merely cut off like a whole one, with a made-up reason (litellm#40260); what the
     # provider really said stands here.
-    reason = response.received_finish_reason
+    reason = response.received_finish_reason if ends is None else response.intermittent_finish_reason if ends else None
     if reason is None:
         raise provider_error("stream_truncated")
     if reason == "content_filter":
         raise ModelError("content_filter", "The model's provider withheld the rest of the answer.")
     # Where the provider counted nothing, litellm did; its own guess is in none of the chunks that came.
     estimated = not any(getattr(chunk, "usage", None) for chunk in response.chunks)
-    yield Finished(str(reason), _usage(usage, model, estimated), TextCleaner().clean(str(answered_by)))
+    echo = _echo(response.chunks) if thought else Echo()
+    yield Finished(str(reason), _usage(usage, model, estimated), TextCleaner().clean(str(answered_by)), echo)
+
+
+def _thought(delta: Any) -> bool:
+    """Whether a delta holds anything that its provider may want to read again."""
+    signed = (getattr(call, "provider_specific_fields", None) for call in delta.tool_calls or ())
+    return bool(getattr(delta, "reasoning_content", None) or getattr(delta, "thinking_blocks", None) or any(signed))
+
+
+def _echo(chunks: list[Any]) -> Echo:
+    """Anthropic's blocks of thinking and Gemini's signatures of tool calls, as litellm takes them back; where there are
+    neither, the plain reasoning."""
+    import litellm
+    from litellm.litellm_core_utils.prompt_templates.factory import get_thought_signature_from_tool
+
+    whole: Any = litellm.stream_chunk_builder(chunks)
+    message = whole.choices[0].message.model_dump() if whole else {}
+    signatures = enumerate(map(get_thought_signature_from_tool, message.get("tool_calls") or ()))
+    calls = {
+        position: {"provider_specific_fields": {"thought_signature": signature}}
+        for position, signature in signatures
+        if signature
+    }
+    blocks = message.get("thinking_blocks")
+    if blocks:
+        return Echo({"thinking_blocks": blocks}, calls)
+    reasoning = message.get("reasoning_content")
+    return Echo({"reasoning_content": reasoning} if reasoning and not calls else {}, calls)
 
 
 def _pieces(delta: Any, cleaner: TextCleaner) -> list[Delta]:

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
@@ -13,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from agents.clients import ModelClients, over_litellm
+from agents.clients import ModelClients
 from agents.clients.chat_completions import endpoint, wire_settings
 from agents.clients.prices import cost_usd
 from agents.demo.server import start_server
@@ -36,13 +35,6 @@ TOOL = {
     "type": "function",
     "function": {"name": "calculate", "description": "-", "parameters": {"type": "object", "properties": {}}},
 }
-
-
-@pytest.fixture(scope="module")
-def _litellm() -> None:
-    # It runs a loop of its own, which no thread with a running one may.
-    with ThreadPoolExecutor() as elsewhere:
-        elsewhere.submit(over_litellm.load).result()
 
 
 @pytest.fixture(params=["ours", "litellm"])
@@ -105,6 +97,12 @@ async def test_reasoning_is_told_from_text(client: ModelClients, base: str) -> N
     found = await deltas(client, asked(base, f"script:reasoning tokens:5 key:{key}"))
     call = await sent(base, key)
     assert (text(found), text(found, "reasoning")) == (call["sent_text"], call["sent_reasoning"])
+
+
+async def test_reasoning_is_handed_on_for_the_provider_to_read_again(client: ModelClients, base: str) -> None:
+    found = await deltas(client, asked(base, "script:reasoning tokens:5"))
+    assert isinstance(found[-1], Finished)
+    assert found[-1].echo.message == {"reasoning_content": text(found, "reasoning")}
 
 
 async def test_a_tool_call_comes_in_pieces(client: ModelClients, base: str) -> None:

@@ -16,7 +16,7 @@ from agents.compaction import LEFT_OUT, Summarised, room_to_ask, window_of
 from agents.demo.history import check_history
 from agents.estimate import estimated_usage
 from agents.history import Exchange, Past
-from agents.llm import CallPiece, Delta, Finished, ModelError, ModelRequest, ModelSettings, Said, Usage
+from agents.llm import CallPiece, Delta, Echo, Finished, ModelError, ModelRequest, ModelSettings, Said, Usage
 from agents.loop import NO_TOOLS_LEFT, UNKNOWN_OUTCOME, Event, Turn, run_agent
 from agents.steps import Call, ModelStep, Outcome, RecordedStep
 from agents.tools import Repeat, ToolContext, tool
@@ -117,6 +117,27 @@ async def test_a_step_is_given_out_before_any_of_its_tools_starts() -> None:
             if isinstance(event, Outcome):
                 break
     assert started == [1]
+
+
+async def test_what_a_model_thought_before_a_call_it_reads_again_within_the_turn_and_no_other_model_does() -> None:
+    thought = Finished("tool_calls", Usage(1, 1), "demo", Echo({"reasoning_content": "hm"}, {0: {"signature": "s"}}))
+    client = Client(
+        [Said("reasoning", "hm"), call('{"number": 4}'), thought], [BUSY], [BUSY], [BUSY], [Said("text", "8"), STOP]
+    )
+    await events(client, model="first", fallbacks=["second"])
+    again, elsewhere = client.requests[1].messages[-2], client.requests[-1].messages[-2]
+    assert (client.requests[1].model, again["reasoning_content"]) == ("first", "hm")
+    assert (again["tool_calls"][0]["signature"], again["tool_calls"][0]["id"]) == ("s", "call_0_0")
+    assert client.requests[-1].model == "second"
+    assert set(elsewhere) == {"role", "content", "tool_calls"}
+    assert set(elsewhere["tool_calls"][0]) == {"id", "type", "function"}
+
+
+@pytest.mark.parametrize("thought", ["h\0m", "\ud800", "x" * 300_000])
+async def test_a_thought_that_cannot_be_stored_to_the_letter_is_not_kept(thought: str) -> None:
+    end = Finished("tool_calls", Usage(1, 1), "demo", Echo({"reasoning_content": thought}))
+    found = await events(Client([call('{"number": 4}'), end], [Said("text", "8"), STOP]))
+    assert [event.echo for event in found if isinstance(event, ModelStep)] == [None, None]
 
 
 async def test_an_outcome_is_given_out_as_its_call_ends() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from agents.llm import CallPiece, Finished, ModelError, Said, Usage
+from agents.llm import CallPiece, Echo, Finished, ModelError, Said, Usage
 from agents.tools import Repeat, tool
 from runs import executor, lifecycle, stop, sweep
 from runs.models import Run, ToolCall
@@ -69,6 +69,26 @@ def test_a_loop_that_does_not_turn_gives_its_messages_back(
     worker.execute(run.pk, 1)
     audit(run)
     assert run.status == "succeeded"
+
+
+def test_what_a_model_thought_before_a_call_it_reads_again_in_the_next_attempt(
+    make_worker: Callable[[], Worker], model: Model, run: Run
+) -> None:
+    thought = Echo({"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]}, {0: {"sign": "t"}})
+    end = Finished("tool_calls", Usage(3, 2), "demo", thought)
+    model.will([CallPiece(0, "calculate", '{"expression": "1+1"}'), end], [WAIT], says("2"))
+    first, second = make_worker(), make_worker()
+    thread = begin(first, run)
+    assert model.reached.wait(5)
+    first.close()
+    ended(thread)
+    second.execute(run.pk, 2)
+    audit(run)
+    for request in model.requests[1:]:
+        called, result = request.messages[-2:]
+        assert called["thinking_blocks"] == thought.message["thinking_blocks"]
+        assert called["tool_calls"][0]["sign"] == "t"
+        assert (result["role"], result["content"]) == ("tool", "2")
 
 
 def test_where_a_model_is_not_to_be_had_the_next_one_answers_and_the_steps_say_so(
