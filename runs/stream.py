@@ -40,9 +40,10 @@ class BrokenOff(Exception):
     """The stream cannot be completed, and a clean end would be taken for success: the connection is reset."""
 
 
-async def events(run_id: UUID, cursor: EntryId | None) -> AsyncIterator[bytes]:
-    """The body of the response, frames in handy pieces."""
-    async with aclosing(_Reader(run_id, cursor, tail()).pieces()) as pieces:
+async def events(run_id: UUID, cursor: EntryId | None, *, one_start: bool = False) -> AsyncIterator[bytes]:
+    """The body of the response, frames in handy pieces. With `one_start`, for clients that cannot begin a message anew,
+    BrokenOff is raised where a second `start` is due."""
+    async with aclosing(_Reader(run_id, cursor, tail(), one_start).pieces()) as pieces:
         async for piece in pieces:
             yield piece
 
@@ -62,12 +63,13 @@ class _Reader:
     """One reader's place in one log. `_last` is the entry whose successor comes next, None while only a `start` will
     do; nothing up to `_floor` is news. While Redis is away the reader is `_behind`."""
 
-    def __init__(self, run_id: UUID, cursor: EntryId | None, log: LogTail) -> None:
+    def __init__(self, run_id: UUID, cursor: EntryId | None, log: LogTail, one_start: bool) -> None:
         self._run_id = run_id
         self._last = cursor
         self._floor = cursor or BEFORE_ALL
         self._log = log
         self._has_something = cursor is not None
+        self._one_start = one_start
         self._behind = False
         self._over = False
 
@@ -82,11 +84,9 @@ class _Reader:
         self._behind = False
         try:
             caught_up = await self._catch_up() if self._last else None
-            piece = await self._anew() if caught_up is None else caught_up
+            return await self._anew() if caught_up is None else caught_up
         except REDIS_ERRORS:
-            piece = await self._without_log()
-        self._has_something = True
-        return piece
+            return await self._without_log()
 
     async def _without_log(self) -> bytes:
         """Redis is away. A reader with nothing gets what the journal has; one with something keeps that, as its cursor
@@ -134,13 +134,17 @@ class _Reader:
             if message and (message[-1].is_terminal or not run.is_terminal):
                 self._last = self._floor = message[-1].id
                 self._over = message[-1].is_terminal
+                self._note_start()
                 return _frames(message)
             self._last, self._floor = None, log[-1].id if log else EntryId(run.attempt, 0)
             return await self._from_row(run)
         raise BrokenOff
 
     async def _from_row(self, run: Run) -> bytes:
+        if self._one_start and not run.is_terminal:
+            return PING  # its log will begin with a `start`, and that is the one
         self._over = run.is_terminal
+        self._note_start()
         return _plain_frames(await in_thread(_chunks, run))
 
     async def _next(self, feed: Feed) -> bytes:
@@ -178,12 +182,19 @@ class _Reader:
                     continue  # what comes before the next `start` is of an attempt that is over
                 if entry.id != (self._last.attempt, self._last.seq + 1):
                     return None
+            else:
+                self._note_start()
             self._last = self._floor = entry.id
             accepted.append(entry)
             if entry.is_terminal:
                 self._over = True
                 break
         return _frames(accepted)
+
+    def _note_start(self) -> None:
+        if self._one_start and self._has_something:
+            raise BrokenOff
+        self._has_something = True
 
 
 def _frames(entries: Iterable[Entry]) -> bytes:
