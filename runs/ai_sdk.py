@@ -94,6 +94,18 @@ class UserMessage(serializers.Serializer[Any]):
         return Said(attrs["id"], text, files)
 
 
+class Conversation(serializers.ListField):
+    """What was said before is ours to know: only what stands last is looked into, by whoever needs it."""
+
+    child = serializers.DictField()
+
+    def run_child_validation(self, data: Any) -> list[Any]:
+        strange = next((place for place, one in enumerate(data) if not isinstance(one, dict)), None)
+        if strange is not None:
+            raise ValidationError({str(strange): ["This is no object."]})
+        return list(data)
+
+
 class ChatSend(serializers.Serializer[Any]):
     """The body of `DefaultChatTransport`. Of the conversation that it brings along only the end is looked at: what was
     said last becomes `said`, unless a named answer is to be written anew."""
@@ -101,7 +113,7 @@ class ChatSend(serializers.Serializer[Any]):
     id = IdField()
     trigger = serializers.ChoiceField(choices=[SUBMIT, REGENERATE])
     messageId = TextField(required=False, max_length=255)  # noqa: N815
-    messages = serializers.ListField(child=serializers.DictField(), allow_empty=False)
+    messages = Conversation(allow_empty=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         messages = attrs.pop("messages")

@@ -10,15 +10,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from uuid import UUID
 
+import structlog
+
 from agents.chunks import Chunk
 from runs import journal
 from runs.connections import REDIS_ERRORS
 from runs.database import in_thread
 from runs.ending import ending_chunks, start_chunk
+from runs.errors import BrokenOff
 from runs.eventlog import BEFORE_ALL, Entry, EntryId, encode, message_so_far
 from runs.models import Run
 from runs.tail import PAGE, Feed, LogTail, tail
 from runs.transcript import unfold
+
+logger = structlog.get_logger(__name__)
 
 HEADERS = {
     "Cache-Control": "no-cache, no-transform",
@@ -34,10 +39,6 @@ SILENCE_SECONDS = 2.0
 TRIES = 5
 # Between two looks whether Redis is back.
 RETRY_SECONDS = 1.0
-
-
-class BrokenOff(Exception):
-    """The stream cannot be completed, and a clean end would be taken for success: the connection is reset."""
 
 
 async def events(run_id: UUID, cursor: EntryId | None, *, one_start: bool = False) -> AsyncIterator[bytes]:
@@ -193,6 +194,7 @@ class _Reader:
 
     def _note_start(self) -> None:
         if self._one_start and self._has_something:
+            logger.info("stream_broken_off", run_id=str(self._run_id))
             raise BrokenOff
         self._has_something = True
 

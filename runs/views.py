@@ -33,6 +33,7 @@ from runs import dispatch, eventlog, feed, journal, stop, stream, sweep
 from runs.allowance import seconds_of_today_left
 from runs.database import in_thread
 from runs.errors import (
+    BrokenOff,
     DayUsedUp,
     MessageGone,
     ModelNotAllowed,
@@ -337,7 +338,7 @@ async def _run_when_ended(run_id: UUID, seconds: float) -> AsyncIterator[bytes]:
         await stream.ended(run_id, seconds)
     run = await in_thread(Run.objects.filter(pk=run_id).first)
     if run is None:
-        raise stream.BrokenOff
+        raise BrokenOff
     yield JSONRenderer().render(RunOut(run).data)
 
 

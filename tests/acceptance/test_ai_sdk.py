@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from tests.acceptance.ai_sdk import Driver, Page, install
-from tests.acceptance.audit import calls, new_key
+from tests.acceptance.audit import calls, error_lines, new_key
 from tests.acceptance.client import Client, Json
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.failpoints import Failpoints
@@ -305,6 +305,9 @@ def test_redis_forgets_everything(cluster: Cluster, open_page: MakePage, client:
         assert_whole(client, page.finished())
         assert page.seen["lost"] >= 1
         assert page.run["attempt"] == 1
+    # to the web process that is nothing unusual
+    assert error_lines(cluster, "stream_broken_off", pages[0].run["id"])
+    assert error_lines(cluster, "runs.errors.BrokenOff") == []
 
 
 @pytest.mark.usefixtures("healed")

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.db.models.functions import Now
 
+from chat.api.parsing import MOST_CONTAINERS
 from chat.models import Chat, Message
 from chat.parts import file_of
 from runs.models import Run
@@ -246,6 +247,7 @@ NO_BODIES: list[tuple[Json, str]] = [
     *(({"messageId": value}, "messageId") for value in (None, "", " ", 1, [], {}, "a\0", "\ud800", "x" * 256)),
     *(({"messages": value}, "messages") for value in (None, "", "x", {}, [], 1)),
     *(({"messages": [value]}, "messages.0") for value in (None, "x", 1, [])),
+    ({"messages": [1], "trigger": "regenerate-message", "messageId": "m1"}, "messages.0"),
 ]
 
 
@@ -253,6 +255,15 @@ NO_BODIES: list[tuple[Json, str]] = [
 def test_a_body_is_that_of_the_transport(api: Api, chat: Chat, fields: Json, field: str) -> None:
     with nothing_changed():
         assert_refused(send_raw(api, {**body_of(chat, user_message()), **fields}), "INVALID", field)
+
+
+def test_a_body_of_more_objects_than_anybody_needs_is_refused(api: Api, chat: Chat) -> None:
+    def with_lists(count: int) -> Any:
+        raw = json.dumps(body_of(chat, user_message()))[:-1] + f', "ignored": [{"[]," * count}[]]}}'
+        return api.post("/api/chat", raw)
+
+    assert_refused(with_lists(MOST_CONTAINERS), "INVALID")
+    assert with_lists(MOST_CONTAINERS // 2).status_code == 200
 
 
 def test_nothing_of_a_body_may_be_missing(api: Api, chat: Chat) -> None:

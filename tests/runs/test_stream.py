@@ -17,6 +17,7 @@ from runs import eventlog, lifecycle, stream, tail
 from runs.connections import control
 from runs.database import in_thread
 from runs.ending import COMPLETED, ending_chunks, start_chunk
+from runs.errors import BrokenOff
 from runs.eventlog import EntryId, key, parse_entry_id
 from runs.logwriter import LogWriter, RunLog
 from runs.models import Run
@@ -306,7 +307,7 @@ async def test_a_silent_stream_is_kept_alive_by_comments(
 async def test_the_stream_of_a_deleted_run_is_broken_off(run: Run, writing: Writing) -> None:
     task = await joined(Reader(run))
     await in_thread(Chat.objects.filter(pk=run.chat_id).delete)
-    with pytest.raises(stream.BrokenOff):
+    with pytest.raises(BrokenOff):
         await asyncio.wait_for(task, 6)
 
 
@@ -409,7 +410,7 @@ async def test_a_reader_of_one_start_is_broken_off_at_the_next(run: Run, writing
     await writing.say("before ")
     control().delete(key(run.pk))
     await writing.say("after")
-    with pytest.raises(stream.BrokenOff):
+    with pytest.raises(BrokenOff):
         await asyncio.wait_for(task, 5)
     assert (reader.starts, reader.done) == (1, False)
     # and gets it all when it comes back
@@ -422,7 +423,7 @@ async def test_a_reader_of_one_start_is_broken_off_at_the_next(run: Run, writing
 async def test_a_reader_of_one_start_is_broken_off_where_the_row_tells_the_end(run: Run, writing: Writing) -> None:
     task = await joined(Reader(run, one_start=True))
     await writing.settle(with_end=False)
-    with pytest.raises(stream.BrokenOff):
+    with pytest.raises(BrokenOff):
         await asyncio.wait_for(task, 8)
     await assert_whole(await Reader(run, one_start=True).read())
 
