@@ -333,7 +333,7 @@ LOGGING = {
     "loggers": {
         "django.server": {"handlers": ["stderr"], "propagate": False},
         # A reader that closes its page is no warning.
-        "django_structlog.middlewares.request": {"level": "ERROR"},
+        "django_structlog.middlewares.request": {"level": "ERROR", "filters": ["without_broken_off"]},
         "uvicorn.access": {"level": "WARNING"},
         "uvicorn.error": {"filters": ["without_broken_off"]},
         "httpx": {"level": "WARNING"},

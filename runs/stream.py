@@ -45,8 +45,12 @@ async def events(run_id: UUID, cursor: EntryId | None, *, one_start: bool = Fals
     """The body of the response, frames in handy pieces. With `one_start`, for clients that cannot begin a message anew,
     BrokenOff is raised where a second `start` is due."""
     async with aclosing(_Reader(run_id, cursor, tail(), one_start).pieces()) as pieces:
-        async for piece in pieces:
-            yield piece
+        try:
+            async for piece in pieces:
+                yield piece
+        except BrokenOff:
+            logger.info("stream_broken_off", run_id=str(run_id))
+            raise
 
 
 async def ended(run_id: UUID, seconds: float) -> None:
@@ -194,7 +198,6 @@ class _Reader:
 
     def _note_start(self) -> None:
         if self._one_start and self._has_something:
-            logger.info("stream_broken_off", run_id=str(self._run_id))
             raise BrokenOff
         self._has_something = True
 
