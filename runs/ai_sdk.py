@@ -107,8 +107,7 @@ class Conversation(serializers.ListField):
 
 
 class ChatSend(serializers.Serializer[Any]):
-    """The body of `DefaultChatTransport`. Of the conversation that it brings along only the end is looked at: what was
-    said last becomes `said`, unless a named answer is to be written anew."""
+    """The body of `DefaultChatTransport`. Of the conversation that it brings along only the last message is taken."""
 
     id = IdField()
     trigger = serializers.ChoiceField(choices=[SUBMIT, REGENERATE])
@@ -116,6 +115,7 @@ class ChatSend(serializers.Serializer[Any]):
     messages = Conversation(allow_empty=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """The last message becomes `said`, unless a named answer is to be written anew."""
         messages = attrs.pop("messages")
         if attrs["trigger"] == REGENERATE and "messageId" in attrs:
             return attrs

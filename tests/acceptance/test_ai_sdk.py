@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -126,6 +127,16 @@ def test_a_run_that_is_stopped_ends_at_the_page(open_page: MakePage, client: Cli
         assert page.seen["lost"] == 0
 
 
+def test_a_page_that_hangs_up_and_stops_the_run_comes_back_for_its_end(open_page: MakePage, client: Client) -> None:
+    pages = [open_page(version).send(text(3000, 20)) for version in VERSIONS]
+    for page in pages:
+        page.wait_text().stop()
+        client.stop_chat(page.chat)
+    for page in pages:
+        client.wait_terminal(page.run["id"])
+        assert_whole(client, page.come_back().settled(), "aborted")
+
+
 def test_stop_of_the_package_alone_stops_no_run(open_page: MakePage, client: Client) -> None:
     pages = [open_page(version).send(text(100, 50)) for version in VERSIONS]
     for page in pages:
@@ -155,6 +166,21 @@ def test_a_chat_that_is_busy_says_so(open_page: MakePage, client: Client) -> Non
         assert "A run is active in this chat already." in other.seen["error"]
         client.stop_chat(page.chat)
         assert_whole(client, page.settled(), "aborted")
+
+
+def test_of_many_first_messages_at_once_one_makes_the_chat(client: Client) -> None:
+    chat = str(uuid4())
+    message = {"id": "m1", "role": "user", "parts": [{"type": "text", "text": text(3000, 20)}]}
+    body = {"id": chat, "trigger": "submit-message", "messages": [message]}
+
+    def post(_: int) -> int:
+        with client.http.stream("POST", "/api/chat", json=body) as response:
+            return response.status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(post, range(8))) == [200] + [409] * 7
+    assert [message["role"] for message in client.messages(chat)] == ["user", "assistant"]
+    assert client.stop_chat(chat)["stopped"]
 
 
 # History
