@@ -79,17 +79,18 @@ def kinds(message: Json) -> list[str]:
 
 
 def test_a_first_message_and_a_second_one(open_page: MakePage, client: Client) -> None:
+    again = text()
     pages = [open_page(version).send(text()) for version in ["5.0.0", *VERSIONS]]
     for page in pages:
         answer = assert_whole(client, page.settled())
         assert (page.seen["status"], page.seen["statuses"], page.seen["lost"]) == ("ready", [200], 0)
         assert answer["text"]
-        page.send("and again, in plain words, to the end")
+        page.send(again)
     for page in pages:
         assert_whole(client, page.settled())
         assert len(page.messages) == 4
         said = [message for message in client.messages(page.chat) if message["role"] == "user"]
-        assert [message["text"] for message in said][1:] == ["and again, in plain words, to the end"]
+        assert [message["text"] for message in said][1:] == [again]
     names = {message["id"] for page in pages for message in page.messages if message["role"] == "user"}
     assert len(names) == 2 * len(pages)
 
@@ -187,25 +188,31 @@ def test_of_many_first_messages_at_once_one_makes_the_chat(client: Client) -> No
 
 
 def test_an_answer_is_written_anew_and_a_message_edited(open_page: MakePage, client: Client) -> None:
-    pages = [open_page(version).send(text()) for version in VERSIONS]
-    for page in pages:
-        first = assert_whole(client, page.settled())
-        page.send(text())
-        assert_whole(client, page.settled())
-        # the last one, without naming it
-        last = page.last["id"]
-        assert_whole(client, page.regenerate().settled())
-        assert (len(page.messages), page.last["id"] == last) == (4, False)
-        # an earlier one, which takes with it what came after
-        assert_whole(client, page.regenerate(first["id"]).settled())
-        assert len(page.messages) == 2
-        # by the message that it answers, under the name that the page gave it
-        question = page.messages[0]["id"]
-        assert_whole(client, page.regenerate(question).settled())
-        # and that message edited, twice
-        for words in (text(), text()):
-            assert_whole(client, page.send(words, question).settled())
-            assert client.messages(page.chat)[0]["text"] == words
+    pages = [open_page(version) for version in VERSIONS]
+
+    def all_do(act: Callable[[Page], Page]) -> None:
+        for page in pages:
+            act(page)
+        for page in pages:
+            assert_whole(client, page.settled())
+
+    all_do(lambda page: page.send(text()))
+    first = {page: page.last["id"] for page in pages}
+    all_do(lambda page: page.send(text()))
+    # the last one, without naming it
+    last = {page: page.last["id"] for page in pages}
+    all_do(lambda page: page.regenerate())
+    assert all(len(page.messages) == 4 and page.last["id"] != last[page] for page in pages)
+    # an earlier one, which takes with it what came after
+    all_do(lambda page: page.regenerate(first[page]))
+    assert all(len(page.messages) == 2 and page.last["id"] != first[page] for page in pages)
+    # by the message that it answers, under the name that the page gave it
+    question = {page: page.messages[0]["id"] for page in pages}
+    all_do(lambda page: page.regenerate(question[page]))
+    # and that message edited, twice
+    for words in (text(), text()):
+        all_do(lambda page, words=words: page.send(words, question[page]))
+        assert {client.messages(page.chat)[0]["text"] for page in pages} == {words}
 
 
 def test_a_chat_of_three_hundred_messages(open_page: MakePage, client: Client, cluster: Cluster) -> None:
@@ -336,8 +343,9 @@ def test_redis_forgets_everything(cluster: Cluster, open_page: MakePage, client:
     assert error_lines(cluster, "runs.errors.BrokenOff") == []
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("healed")
-@pytest.mark.parametrize("version", EACH)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_worker_dies_behind_the_settling(
     cluster: Cluster, failpoints: Failpoints, open_page: MakePage, client: Client, version: str
 ) -> None:
