@@ -4,6 +4,7 @@ what was replaced in it is seen by nobody."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
 
 from django.contrib.postgres.search import SearchQuery
 from django.db import models
@@ -38,6 +39,13 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def current(self) -> Self:
         """Without what was replaced: the conversation as it is now, for whoever reads, searches or goes on with it."""
         return self.filter(replaced_at=None)
+
+    def called(self, name: str) -> Self:
+        """By our id, or by the one that the client which sent it gave it."""
+        try:
+            return self.filter(Q(pk=UUID(name)) | Q(client_id=name))
+        except ValueError:
+            return self.filter(client_id=name)
 
     def from_on(self, message: Message) -> Self:
         """The message and all that came after it in its chat."""

@@ -120,6 +120,13 @@ class Message(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     chat = models.ForeignKey(Chat, models.CASCADE, related_name="messages")
     role = models.CharField(max_length=16, choices=Role)
+    client_id = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="What the client that sent it calls it, if anything.",
+    )
     parts = models.JSONField(default=list)
     status = models.CharField(max_length=16, choices=Status, default=Status.COMPLETED)
     metadata = models.JSONField(default=dict)

@@ -1,9 +1,11 @@
 """What a message is made of: AI SDK UI message parts, as far as the chat itself looks into them."""
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 Part = dict[str, Any]
 
@@ -31,4 +33,13 @@ def file_part(file: TextFile) -> Part:
 
 def file_of(part: Part) -> TextFile:
     """The other way round."""
-    return TextFile(part["filename"], b64decode(part["url"].partition(",")[2]).decode())
+    return TextFile(part["filename"], text_of_data(part["url"]))
+
+
+def text_of_data(url: str) -> str:
+    """What a `data:` URL (RFC 2397) holds, whatever type it names. Raises ValueError where that is no UTF-8 text."""
+    kind, comma, data = url.partition(",")
+    if not comma or not re.match("data:", kind, re.IGNORECASE):
+        raise ValueError("no data: URL")
+    raw = b64decode(data, validate=True) if kind.lower().endswith(";base64") else unquote_to_bytes(data)
+    return raw.decode()

@@ -77,11 +77,13 @@ class MessageOut(serializers.Serializer[Message]):
 FILE_NAME = r"^(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z"
 
 
+def file_name_field(**options: Any) -> TextField:
+    reason = "A file's name is no path and has no control characters."
+    return TextField(max_length=255, validators=[RegexValidator(FILE_NAME, reason)], **options)
+
+
 class FileIn(StrictSerializer):
-    name = TextField(
-        max_length=255,
-        validators=[RegexValidator(FILE_NAME, "A file's name is no path and has no control characters.")],
-    )
+    name = file_name_field()
     text = TextField(allow_blank=True)
 
 

@@ -44,6 +44,21 @@ class ChatDoor(Door):
             raise ApiError(404, "NOT_FOUND", "There is nothing here.")
         return found
 
+    def workspace(self, wanted: UUID | None, field: str) -> Workspace:
+        """Where a new chat goes; `field` of the request is to blame if that is not clear."""
+        joined = Workspace.objects.joined_by(self.request.user)
+        if wanted is not None:
+            found = joined.filter(pk=wanted).first()
+            if found is None:
+                raise ApiError(404, "NOT_FOUND", "There is no such workspace.")
+            return found
+        some = list(joined[:2])
+        if not some:
+            raise ApiError(403, "NO_WORKSPACE", "You are in no workspace.")
+        if len(some) > 1:
+            raise ValidationError({field: ["You are in more than one workspace: name one."]})
+        return some[0]
+
 
 class ChatList(ChatDoor):
     query_class = ChatQuery
@@ -58,7 +73,7 @@ class ChatList(ChatDoor):
     @extend_schema(request=ChatCreate, responses={201: ChatOut}, operation_id="chats_create")
     def post(self, request: Request) -> Response:
         body = self.body(request, ChatCreate)
-        workspace = self._workspace(body.get("workspace"))
+        workspace = self.workspace(body.get("workspace"), "workspace")
         fields: dict[str, Any] = {"pk": body["id"]} if "id" in body else {}
         if "role" in body:
             self.before_role(body["role"], workspace)
@@ -76,20 +91,6 @@ class ChatList(ChatDoor):
 
     def before_role(self, role: UUID, workspace: Workspace) -> None:
         """Raises ApiError where there is no such role in the workspace: a chat by itself does not know about them."""
-
-    def _workspace(self, wanted: UUID | None) -> Workspace:
-        joined = Workspace.objects.joined_by(self.request.user)
-        if wanted is not None:
-            found = joined.filter(pk=wanted).first()
-            if found is None:
-                raise ApiError(404, "NOT_FOUND", "There is no such workspace.")
-            return found
-        some = list(joined[:2])
-        if not some:
-            raise ApiError(403, "NO_WORKSPACE", "You are in no workspace.")
-        if len(some) > 1:
-            raise ValidationError({"workspace": ["You are in more than one workspace: name one."]})
-        return some[0]
 
 
 class ChatDetail(ChatDoor):

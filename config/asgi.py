@@ -20,7 +20,9 @@ from config.bodies import BodyLimit  # noqa: E402
 from config.handler import Handler  # noqa: E402
 
 handler: Any = Handler()
-application = BodyLimit(handler, 6 * settings.MESSAGE_MAX_BYTES + 64 * 1024)
+_most = 6 * settings.MESSAGE_MAX_BYTES + 64 * 1024
+# AI SDK clients send the whole conversation along (docs/stream.md, "AI SDK routes").
+application = BodyLimit(handler, _most, {"/api/chat": max(_most, 32 * 1024 * 1024)})
 
 from runs.witness import witness  # noqa: E402
 

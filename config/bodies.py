@@ -1,7 +1,7 @@
 """How large a body may be, before anything is done with it."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -15,17 +15,20 @@ class TooLarge(Exception):
 
 
 class BodyLimit:
-    """Answers 413 before Django spools a body that no route takes: JSON may write each byte of a text as six."""
+    """Answers 413 before Django spools a body that no route takes: JSON may write each byte of a text as six. Both
+    limits are in bytes; `most_at` is by path, for the routes that take more."""
 
-    def __init__(self, app: App, most: int) -> None:
+    def __init__(self, app: App, most: int, most_at: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._most = most
+        self._most_at = most_at or {}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        most = self._most_at.get(scope["path"], self._most)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._most:
+        if announced.isdigit() and int(announced) > most:
             await _refuse(send)
             return
         received = 0
@@ -34,7 +37,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._most:
+            if received > most:
                 raise TooLarge
             return message
 

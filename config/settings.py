@@ -327,13 +327,15 @@ LOGGING = {
             "foreign_pre_chain": _SHARED_PROCESSORS,
         },
     },
+    "filters": {"without_broken_off": {"()": "config.logs.WithoutBrokenOff"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
     "loggers": {
         "django.server": {"handlers": ["stderr"], "propagate": False},
         # A reader that closes its page is no warning.
-        "django_structlog.middlewares.request": {"level": "ERROR"},
+        "django_structlog.middlewares.request": {"level": "ERROR", "filters": ["without_broken_off"]},
         "uvicorn.access": {"level": "WARNING"},
+        "uvicorn.error": {"filters": ["without_broken_off"]},
         "httpx": {"level": "WARNING"},
         "django_eventstream": {"level": "WARNING"},
         # litellm logs request bodies at INFO and below: other people's text.

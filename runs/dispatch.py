@@ -34,7 +34,7 @@ _senders = ThreadPoolExecutor(4, thread_name_prefix="send")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A turn somebody asks for. `run_id` is the client's choice, if it made one.
+    """A turn somebody asks for. `run_id` is the client's choice, if it made one; `client_id` what it calls the message.
 
     With `text` a message is written, which `replaces` another one and all that came after it, or nothing. Without it
     an answer is written anew, if `replaces` says which, or else what was interrupted is gone on with.
@@ -48,6 +48,7 @@ class Start:
     run_id: UUID | None = None
     files: Sequence[TextFile] = ()
     replaces: UUID | None = None
+    client_id: str = ""
 
     @property
     def hash(self) -> str:
@@ -94,7 +95,8 @@ def _send_first(run: Run) -> None:
 def _insert(start: Start, fields: dict[str, Any]) -> Run:
     if start.text:
         parts: list[Part] = [*map(file_part, start.files), {"type": "text", "text": start.text}]
-        Message.objects.create(chat=start.chat, role=Message.Role.USER, parts=parts, created_by=start.user)
+        told = {"parts": parts, "created_by": start.user, "client_id": start.client_id}
+        Message.objects.create(chat=start.chat, role=Message.Role.USER, **told)
     answer = Message.objects.create(chat=start.chat, role=Message.Role.ASSISTANT, status=Message.Status.STREAMING)
     run = Run(
         workspace_id=start.chat.workspace_id,

@@ -7,6 +7,10 @@ class RunError(Exception):
     """The root of them all."""
 
 
+class BrokenOff(RunError):
+    """A stream cannot be completed, and a clean end would be taken for success: the connection is reset."""
+
+
 class LeaseLost(RunError):
     """A holder's write matched nothing: the run is somebody else's by now, or gone. Caught once, in the executor."""
 

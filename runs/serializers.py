@@ -1,5 +1,6 @@
 """Runs and steps as JSON, and what a request may say about them."""
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -142,11 +143,15 @@ class RunStart(StrictSerializer):
                 raise serializers.ValidationError({"text": ["This field is required."]})
             _expect_none_of(attrs, "files", because="Files come with a text.")
         attrs["files"] = [TextFile(**file) for file in attrs.get("files", ())]
-        texts = [attrs.get("text", ""), *(file.text for file in attrs["files"])]
-        if sum(len(text.encode()) for text in texts) > settings.MESSAGE_MAX_BYTES:
-            detail = f"A message has at most {settings.MESSAGE_MAX_BYTES} bytes, its files included."
-            raise ApiError(413, "TOO_LARGE", detail)
+        expect_to_fit(attrs.get("text", ""), attrs["files"])
         return attrs
+
+
+def expect_to_fit(text: str, files: Iterable[TextFile]) -> None:
+    """Raises ApiError where a message is too large."""
+    if sum(len(said.encode()) for said in (text, *(file.text for file in files))) > settings.MESSAGE_MAX_BYTES:
+        detail = f"A message has at most {settings.MESSAGE_MAX_BYTES} bytes, its files included."
+        raise ApiError(413, "TOO_LARGE", detail)
 
 
 def _expect_none_of(attrs: dict[str, Any], *names: str, because: str) -> None:

@@ -10,15 +10,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from uuid import UUID
 
+import structlog
+
 from agents.chunks import Chunk
 from runs import journal
 from runs.connections import REDIS_ERRORS
 from runs.database import in_thread
 from runs.ending import ending_chunks, start_chunk
+from runs.errors import BrokenOff
 from runs.eventlog import BEFORE_ALL, Entry, EntryId, encode, message_so_far
 from runs.models import Run
 from runs.tail import PAGE, Feed, LogTail, tail
 from runs.transcript import unfold
+
+logger = structlog.get_logger(__name__)
 
 HEADERS = {
     "Cache-Control": "no-cache, no-transform",
@@ -36,15 +41,16 @@ TRIES = 5
 RETRY_SECONDS = 1.0
 
 
-class BrokenOff(Exception):
-    """The stream cannot be completed, and a clean end would be taken for success: the connection is reset."""
-
-
-async def events(run_id: UUID, cursor: EntryId | None) -> AsyncIterator[bytes]:
-    """The body of the response, frames in handy pieces."""
-    async with aclosing(_Reader(run_id, cursor, tail()).pieces()) as pieces:
-        async for piece in pieces:
-            yield piece
+async def events(run_id: UUID, cursor: EntryId | None, *, one_start: bool = False) -> AsyncIterator[bytes]:
+    """The body of the response, frames in handy pieces. With `one_start`, for clients that cannot begin a message anew,
+    BrokenOff is raised where a second `start` is due."""
+    async with aclosing(_Reader(run_id, cursor, tail(), one_start).pieces()) as pieces:
+        try:
+            async for piece in pieces:
+                yield piece
+        except BrokenOff:
+            logger.info("stream_broken_off", run_id=str(run_id))
+            raise
 
 
 async def ended(run_id: UUID, seconds: float) -> None:
@@ -62,12 +68,13 @@ class _Reader:
     """One reader's place in one log. `_last` is the entry whose successor comes next, None while only a `start` will
     do; nothing up to `_floor` is news. While Redis is away the reader is `_behind`."""
 
-    def __init__(self, run_id: UUID, cursor: EntryId | None, log: LogTail) -> None:
+    def __init__(self, run_id: UUID, cursor: EntryId | None, log: LogTail, one_start: bool) -> None:
         self._run_id = run_id
         self._last = cursor
         self._floor = cursor or BEFORE_ALL
         self._log = log
         self._has_something = cursor is not None
+        self._one_start = one_start
         self._behind = False
         self._over = False
 
@@ -82,11 +89,9 @@ class _Reader:
         self._behind = False
         try:
             caught_up = await self._catch_up() if self._last else None
-            piece = await self._anew() if caught_up is None else caught_up
+            return await self._anew() if caught_up is None else caught_up
         except REDIS_ERRORS:
-            piece = await self._without_log()
-        self._has_something = True
-        return piece
+            return await self._without_log()
 
     async def _without_log(self) -> bytes:
         """Redis is away. A reader with nothing gets what the journal has; one with something keeps that, as its cursor
@@ -134,13 +139,17 @@ class _Reader:
             if message and (message[-1].is_terminal or not run.is_terminal):
                 self._last = self._floor = message[-1].id
                 self._over = message[-1].is_terminal
+                self._note_start()
                 return _frames(message)
             self._last, self._floor = None, log[-1].id if log else EntryId(run.attempt, 0)
             return await self._from_row(run)
         raise BrokenOff
 
     async def _from_row(self, run: Run) -> bytes:
+        if self._one_start and not run.is_terminal:
+            return PING  # its log will begin with a `start`, and that is the one
         self._over = run.is_terminal
+        self._note_start()
         return _plain_frames(await in_thread(_chunks, run))
 
     async def _next(self, feed: Feed) -> bytes:
@@ -178,12 +187,19 @@ class _Reader:
                     continue  # what comes before the next `start` is of an attempt that is over
                 if entry.id != (self._last.attempt, self._last.seq + 1):
                     return None
+            else:
+                self._note_start()
             self._last = self._floor = entry.id
             accepted.append(entry)
             if entry.is_terminal:
                 self._over = True
                 break
         return _frames(accepted)
+
+    def _note_start(self) -> None:
+        if self._one_start and self._has_something:
+            raise BrokenOff
+        self._has_something = True
 
 
 def _frames(entries: Iterable[Entry]) -> bytes:

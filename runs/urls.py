@@ -3,7 +3,7 @@
 from django.urls import path
 
 from chat.views import Me
-from runs import views
+from runs import ai_sdk, views
 from runs.feed_view import Feed
 
 urlpatterns = [
@@ -18,6 +18,8 @@ urlpatterns = [
     path("chats/<uuid:chat>/runs", views.ChatRuns.as_view()),
     path("chats/<uuid:chat>/run", views.ChatLatestRun.as_view()),
     path("chats/<uuid:chat>/stop", views.ChatStopDoor.as_view()),
+    path("chat", ai_sdk.ChatSendDoor.as_view()),
+    path("chat/<uuid:chat>/stream", ai_sdk.ChatStreamDoor.as_view()),
     path("runs", views.RunList.as_view()),
     path("runs/<uuid:run>", views.RunDetail.as_view()),
     path("runs/<uuid:run>/steps", views.RunSteps.as_view()),

@@ -33,6 +33,7 @@ from runs import dispatch, eventlog, feed, journal, stop, stream, sweep
 from runs.allowance import seconds_of_today_left
 from runs.database import in_thread
 from runs.errors import (
+    BrokenOff,
     DayUsedUp,
     MessageGone,
     ModelNotAllowed,
@@ -153,7 +154,7 @@ class ChatRuns(ChatDoor):
     def post(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
         body = self.body(request, RunStart)
-        _check_switches(found)
+        check_switches(found)
         start = dispatch.Start(
             chat=found,
             user=request.user,
@@ -164,7 +165,7 @@ class ChatRuns(ChatDoor):
             files=body["files"],
             replaces=body.get("replaces"),
         )
-        run, is_new = _start(start)
+        run, is_new = start_turn(start)
         response = Response(RunOut(run).data, status=202 if is_new else 200)
         response["Location"] = f"/api/runs/{run.pk}"
         return response
@@ -173,18 +174,22 @@ class ChatRuns(ChatDoor):
 def _trigger(request: Request, body: dict[str, Any]) -> Run.Trigger:
     if "text" not in body and "replaces" not in body:
         return Run.Trigger.CONTINUE
+    return trigger_of_turn(request)
+
+
+def trigger_of_turn(request: Request) -> Run.Trigger:
     by_token = isinstance(request.successful_authenticator, TokenAuthentication)
     return Run.Trigger.API if by_token else Run.Trigger.USER
 
 
-def _check_switches(chat: Chat) -> None:
+def check_switches(chat: Chat) -> None:
     if not chat.workspace.ai_chat:
         raise ApiError(403, "AI_CHAT_OFF", "The AI is switched off in this workspace.")
     if not chat.workspace.autonomous_runs:
         raise ApiError(403, "AUTONOMOUS_RUNS_OFF", "Detached runs are switched off in this workspace.")
 
 
-def _start(start: dispatch.Start) -> tuple[Run, bool]:
+def start_turn(start: dispatch.Start) -> tuple[Run, bool]:
     try:
         return dispatch.start_run(start)
     except (Chat.DoesNotExist, MessageGone) as error:  # since it was looked up, or as far as this chat goes
@@ -201,7 +206,7 @@ def _start(start: dispatch.Start) -> tuple[Run, bool]:
         raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
     except RunAlreadyActive as error:
         if _healed(start.chat, error.run_id):
-            return _start(start)
+            return start_turn(start)
         detail = "A run is active in this chat already."
         raise ApiError(409, "A_RUN_ALREADY_ACTIVE", detail, run_id=str(error.run_id)) from error
 
@@ -333,7 +338,7 @@ async def _run_when_ended(run_id: UUID, seconds: float) -> AsyncIterator[bytes]:
         await stream.ended(run_id, seconds)
     run = await in_thread(Run.objects.filter(pk=run_id).first)
     if run is None:
-        raise stream.BrokenOff
+        raise BrokenOff
     yield JSONRenderer().render(RunOut(run).data)
 
 

@@ -52,7 +52,7 @@ class Door(APIView):
         query.is_valid(raise_exception=True)
         return dict(query.validated_data)
 
-    def body(self, request: Request, shape: type[StrictSerializer]) -> dict[str, Any]:
+    def body(self, request: Request, shape: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         parsed = shape(data=request.data, context={"request": request})
         parsed.is_valid(raise_exception=True)
         return dict(parsed.validated_data)

@@ -9,6 +9,8 @@ from rest_framework import exceptions, negotiation, parsers
 from rest_framework.request import Request
 
 DEEPEST_JSON = 50
+# Objects and lists of one body: each of them costs far more time than the two bytes it takes.
+MOST_CONTAINERS = 1_000_000
 # Possessive, and a string may lack its end: each byte is looked at once, whatever the body is.
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -36,7 +38,10 @@ class JSONParser(parsers.BaseParser):
         if charset and charset[1].lower() not in ("utf-8", "utf8"):
             raise exceptions.UnsupportedMediaType(media_type or "")
         raw = stream.read()
-        if _depth(raw) > DEEPEST_JSON:
+        brackets = _STRINGS.sub(b"", raw).translate(None, _ALL_ELSE)
+        if len(brackets) > 2 * MOST_CONTAINERS:
+            raise exceptions.ParseError("too many objects and lists")
+        if _depth(brackets) > DEEPEST_JSON:
             raise exceptions.ParseError("nested too deeply")
         try:
             return json.loads(raw.decode(), parse_constant=_refuse, object_pairs_hook=_unique)
@@ -44,8 +49,13 @@ class JSONParser(parsers.BaseParser):
             raise exceptions.ParseError(str(error)) from error
 
 
-def _depth(raw: bytes) -> int:
-    brackets = _STRINGS.sub(b"", raw).translate(None, _ALL_ELSE)
+class JSONAsTextParser(JSONParser):
+    """The same from a page that may not name its type: `text/plain` needs no permission of CORS."""
+
+    media_type = "text/plain"
+
+
+def _depth(brackets: bytes) -> int:
     return max(accumulate(map(_LEVELS.__getitem__, brackets)), default=0)
 
 

@@ -41,7 +41,7 @@ def test_every_route_is_described(schema: Json) -> None:
     routes = {"/api/" + re.sub(r"<uuid:(\w+)>", r"{\1}", str(route.pattern)) for route in urlpatterns}
     assert set(schema["paths"]) == routes
     names = [operation["operationId"] for operation in operations(schema)]
-    assert len(names) == len(set(names)) == 21
+    assert len(names) == len(set(names)) == 23
 
 
 def test_every_operation_may_be_refused_in_the_one_shape(schema: Json) -> None:
@@ -78,6 +78,9 @@ def test_lists_are_pages(schema: Json) -> None:
 def test_what_is_no_json_says_so(schema: Json) -> None:
     paths = schema["paths"]
     assert set(answers(paths["/api/runs/{run}/stream"]["get"], "200")) == {"text/event-stream"}
+    assert set(answers(paths["/api/chat"]["post"], "200")) == {"text/event-stream"}
+    assert set(answers(paths["/api/chat/{chat}/stream"]["get"], "200")) == {"text/event-stream"}
+    assert "content" not in paths["/api/chat/{chat}/stream"]["get"]["responses"]["204"]
     assert set(answers(paths["/api/chats/{chat}/export"]["get"], "200")) == {"text/markdown", "application/json"}
     assert "content" not in paths["/api/chats/{chat}"]["delete"]["responses"]["204"]
 
@@ -87,6 +90,7 @@ def test_bodies_are_described_as_strict_as_they_are(schema: Json) -> None:
     for name in ("ChatCreate", "ChatChange", "ChatStop", "RunStart", "FileIn", "LimitsIn"):
         assert shapes[name]["additionalProperties"] is False
     assert (shapes["ChatChange"]["required"], shapes["FileIn"]["required"]) == (["title"], ["name", "text"])
+    assert "additionalProperties" not in shapes["ChatSend"]
     # a turn is a text, or an answer to be written anew, or one to be gone on with
     assert "required" not in shapes["RunStart"]
 

@@ -16,6 +16,7 @@ from runs import stream
 from runs.connections import control
 from runs.database import in_thread
 from runs.ending import ending_chunks, start_chunk
+from runs.errors import BrokenOff
 from runs.eventlog import APPEND, Batch, encode, fence, write_command, write_whole
 from runs.models import Run
 from runs.stop import request_stop
@@ -271,7 +272,7 @@ async def test_a_run_that_is_deleted_breaks_its_wait_off(reader: AsyncClient, ch
     run = await in_thread(lambda: RunFactory(chat=chat))
     response = await reader.get(f"/api/runs/{run.pk}/wait?timeout=60")
     await in_thread(lambda: Run.objects.filter(pk=run.pk).delete())
-    with pytest.raises(stream.BrokenOff):
+    with pytest.raises(BrokenOff):
         await body(response)
 
 

@@ -1,6 +1,7 @@
 """Every route of the schema, asked by who may not: a stranger, a colleague of the same workspace, and nobody."""
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -32,6 +33,11 @@ BODIES: dict[str, Json] = {
     "chats_create": {"title": "my own"},
     "chats_rename": {"title": "taken over"},
     "chats_runs_start": {"text": "taken over"},
+    "ai_sdk_send": {
+        "id": "{chat}",
+        "trigger": "submit-message",
+        "messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "text": "taken over"}]}],
+    },
 }
 
 
@@ -74,11 +80,12 @@ def colleague(chat: Chat) -> Any:
 
 
 def asked(api: Api, run: Run) -> Iterator[tuple[str, str, Any]]:
-    """Every route with these ids in its address: (address as described, operation id, answer)."""
+    """Every route with these ids in its address or body: (address and body as described, operation id, answer)."""
     for method, path, name in operations():
         address = path.format(chat=run.chat_id, run=run.pk)
-        body = json.dumps(BODIES.get(name, {}))
-        yield path, name, api.generic(method, address, body, "application/json")
+        template = json.dumps(BODIES.get(name, {}))
+        body = template.replace("{chat}", str(run.chat_id))
+        yield path + template, name, api.generic(method, address, body, "application/json")
 
 
 @pytest.mark.parametrize("who", ["stranger", "colleague"])
@@ -86,8 +93,8 @@ def asked(api: Api, run: Run) -> Iterator[tuple[str, str, Any]]:
 def test_no_route_shows_or_changes_what_is_anothers(run: Run, request: Any, who: str, by: Any) -> None:
     api = by(request.getfixturevalue(who))
     before = mine(run)
-    for path, name, response in asked(api, run):
-        if "{" in path:
+    for described, name, response in asked(api, run):
+        if re.search(r"{(chat|run)}", described):
             assert_refused(response, "NOT_FOUND")
         else:
             assert response.status_code in (200, 201), name
@@ -106,7 +113,7 @@ def test_no_route_answers_nobody(run: Run) -> None:
 
 def test_who_may_is_shown_it(api: Api, run: Run) -> None:
     # else the tests above would prove nothing
-    silent = {"events", "models", "runs_stream", "runs_wait"}
+    silent = {"events", "models", "runs_stream", "runs_wait", "ai_sdk_stream"}
     for method, path, name in operations():
         if method == "GET" and name not in silent:
             assert CANARY in api.get(path.format(chat=run.chat_id, run=run.pk)).text, name

@@ -76,6 +76,16 @@ async def test_a_body_is_too_large_on_every_route(client: httpx.AsyncClient) -> 
         assert_refused(await client.request(method, path, content=b" " * (MOST + 1)), "TOO_LARGE")
 
 
+async def test_a_route_may_take_more_than_the_others(token: dict[str, str]) -> None:
+    transport = httpx.ASGITransport(BodyLimit(get_asgi_application(), MOST, {"/api/chat": 2 * MOST}))
+    headers = {**token, "Content-Type": "application/json"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
+        assert_refused(await client.post("/api/chat", content=b"{}".ljust(2 * MOST)), "INVALID")
+        assert_refused(await client.post("/api/chat", content=chunked(b"{}", b" " * 2 * MOST)), "TOO_LARGE")
+        for path in ("/api/chats", "/api/chat/", "/api/chat/x"):
+            assert_refused(await client.post(path, content=b"{}".ljust(MOST + 1)), "TOO_LARGE")
+
+
 async def test_two_hosts_are_none(client: httpx.AsyncClient, token: dict[str, str]) -> None:
     hosts = [("Host", "testserver"), ("Host", "evil.example")]
     for headers in (hosts, hosts[::-1]):

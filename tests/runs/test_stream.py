@@ -14,8 +14,10 @@ from agents import chunks
 from agents.chunks import Chunk
 from chat.models import Chat
 from runs import eventlog, lifecycle, stream, tail
+from runs.connections import control
 from runs.database import in_thread
 from runs.ending import COMPLETED, ending_chunks, start_chunk
+from runs.errors import BrokenOff
 from runs.eventlog import EntryId, key, parse_entry_id
 from runs.logwriter import LogWriter, RunLog
 from runs.models import Run
@@ -29,9 +31,10 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 class Reader:
     """Reads a run as a client does: `start` begins the message anew; a frame without id keeps the cursor."""
 
-    def __init__(self, run: Run, cursor: EntryId | None = None) -> None:
+    def __init__(self, run: Run, cursor: EntryId | None = None, *, one_start: bool = False) -> None:
         self.run = run
         self.cursor = cursor
+        self.one_start = one_start
         self.ids: list[EntryId] = []
         self.chunks: list[Chunk] = []
         self.starts = 0
@@ -39,7 +42,7 @@ class Reader:
         self.done = False
 
     async def read(self) -> "Reader":
-        async for piece in stream.events(self.run.pk, self.cursor):
+        async for piece in stream.events(self.run.pk, self.cursor, one_start=self.one_start):
             for frame in piece.decode().split("\n\n")[:-1]:
                 self._take(frame.split("\n"))
         return self
@@ -304,7 +307,7 @@ async def test_a_silent_stream_is_kept_alive_by_comments(
 async def test_the_stream_of_a_deleted_run_is_broken_off(run: Run, writing: Writing) -> None:
     task = await joined(Reader(run))
     await in_thread(Chat.objects.filter(pk=run.chat_id).delete)
-    with pytest.raises(stream.BrokenOff):
+    with pytest.raises(BrokenOff):
         await asyncio.wait_for(task, 6)
 
 
@@ -378,3 +381,71 @@ async def test_a_cursor_of_a_later_attempt_follows_the_live_one() -> None:
     await asyncio.wait_for(task, 5)
     await assert_whole(reader)
     flushing.cancel()
+
+
+async def test_a_reader_of_one_start_waits_for_that_of_the_log() -> None:
+    # given a run that nobody has claimed yet, with one reader of either kind
+    run = await in_thread(RunFactory)
+    waiting, usual = Reader(run, one_start=True), Reader(run)
+    tasks = [asyncio.create_task(waiting.read()), await joined(usual)]
+    assert (waiting.pings, waiting.chunks) == (1, [])
+    # when it is claimed and done
+    claimed = await in_thread(lifecycle.claim, run.pk, 1, run.pk, "w")
+    assert claimed is not None
+    writer = LogWriter(lambda _: None)
+    flushing = asyncio.create_task(writer.run())
+    writing = await Writing(claimed, writer).begin()
+    await writing.say("heard")
+    await writing.settle()
+    await asyncio.wait_for(asyncio.gather(*tasks), 5)
+    # then both have it
+    for reader in (waiting, usual):
+        await assert_whole(reader)
+    assert (waiting.starts, usual.starts) == (1, 2)
+    flushing.cancel()
+
+
+async def test_a_reader_of_one_start_is_broken_off_at_the_next(run: Run, writing: Writing) -> None:
+    task = await joined(reader := Reader(run, one_start=True))
+    await writing.say("before ")
+    control().delete(key(run.pk))
+    await writing.say("after")
+    with pytest.raises(BrokenOff):
+        await asyncio.wait_for(task, 5)
+    assert (reader.starts, reader.done) == (1, False)
+    # and gets it all when it comes back
+    again = asyncio.create_task((reader := Reader(run, one_start=True)).read())
+    await writing.settle()
+    await asyncio.wait_for(again, 5)
+    await assert_whole(reader)
+
+
+async def test_a_reader_of_one_start_is_broken_off_where_the_row_tells_the_end(run: Run, writing: Writing) -> None:
+    task = await joined(Reader(run, one_start=True))
+    await writing.settle(with_end=False)
+    with pytest.raises(BrokenOff):
+        await asyncio.wait_for(task, 8)
+    await assert_whole(await Reader(run, one_start=True).read())
+
+
+async def test_a_reader_of_one_start_gets_it_when_redis_is_back(
+    run: Run, writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "RETRY_SECONDS", 0.05)
+    read, away = tail.LogTail.read, True
+
+    async def failing(self: tail.LogTail, *args: Any) -> Any:
+        if away:
+            raise ConnectionError
+        return await read(self, *args)
+
+    monkeypatch.setattr(tail.LogTail, "read", failing)
+    task = asyncio.create_task((reader := Reader(run, one_start=True)).read())
+    await asyncio.sleep(0.1)
+    assert reader.chunks == []
+    away = False
+    await writing.say("heard")
+    await writing.settle()
+    await asyncio.wait_for(task, 5)
+    await assert_whole(reader)
+    assert reader.starts == 1
