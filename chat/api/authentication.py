@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from django.utils import timezone
 from knox.auth import TokenAuthentication as KnoxTokenAuthentication
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
 from chat.api.errors import ApiError
+from chat.models import Token
+from chat.tokens import note_use
 
 
 class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
@@ -16,14 +17,14 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     def authenticate_credentials(self, token: bytes) -> Any:
         if not token.isalnum():
             raise exceptions.AuthenticationFailed("Invalid token.")
-        return super().authenticate_credentials(token)
+        user, found = super().authenticate_credentials(token)
+        note_use(found)
+        return user, found
 
-    def _cleanup_token(self, auth_token: Any) -> bool:
-        """Whether it has expired. knox reads all tokens of the user here, in every request, to delete the expired."""
-        if auth_token.expiry is None or auth_token.expiry > timezone.now():
-            return False
-        auth_token.delete()
-        return True
+    def _cleanup_token(self, auth_token: Token) -> bool:
+        """Whether it has expired. knox reads all tokens of the user here, in every request, and deletes the expired;
+        the page still shows them."""
+        return auth_token.is_expired
 
 
 class SessionAuthentication(authentication.SessionAuthentication):

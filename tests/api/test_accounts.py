@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.models import Session
-from knox.models import AuthToken
 
-from chat.models import Chat
+from chat.models import Chat, Token
 from tests.api.callers import Api, assert_refused, by_session, rows, token_of
 from tests.factories import MembershipFactory, UserFactory
 
@@ -82,7 +81,7 @@ def test_an_expired_token_lets_nobody_in(person: Any) -> None:
 
 
 def test_a_revoked_token_lets_nobody_in(program: Api) -> None:
-    AuthToken.objects.all().delete()
+    Token.objects.all().delete()
     assert_refused(program.get("/api/me"), "NOT_AUTHENTICATED")
 
 
