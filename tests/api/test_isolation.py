@@ -40,7 +40,8 @@ def run(chat: Chat) -> Run:
     """A live run with canaries in everything that belongs to it, and in everything around it."""
     get_user_model().objects.filter(pk=chat.created_by_id).update(username=f"{CANARY}-name")
     Chat.objects.filter(pk=chat.pk).update(title=f"{CANARY} title")
-    elsewhere = MembershipFactory(user=chat.created_by).workspace  # where no colleague is
+    # where no colleague is
+    elsewhere = MembershipFactory(user=chat.created_by, workspace__name=f"{CANARY} workspace").workspace
     RoleFactory(workspace=elsewhere, name=f"{CANARY} role", instructions=f"{CANARY} instructions")
     parts = [{"type": "text", "text": f"{CANARY} text", "state": "done"}]
     MessageFactory(chat=chat, parts=parts)
