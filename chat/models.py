@@ -1,4 +1,5 @@
-"""What people see: workspaces, who belongs to them, their chats and the messages in them."""
+"""What people see: workspaces, who belongs to them, their chats and the messages in them, and the tokens of their
+programs."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Func, Value
 from django.db.models.functions import Now
+from django.utils import timezone
+from knox.models import AbstractAuthToken
 from uuid_utils.compat import uuid7
 
 from chat.access import ChatQuerySet, MessageQuerySet, WorkspaceQuerySet
@@ -161,3 +164,24 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role} message {self.id}"
+
+
+class Token(AbstractAuthToken):  # type: ignore[misc]
+    """Lets the programs of one person in; only a digest of it is kept. Make one with `Token.objects.create(user,
+    name=..., expiry=...)`, which answers (row, secret)."""
+
+    # knox's key is the digest, which would stand in the addresses of pages and in the log of the admin site.
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    digest = models.CharField(max_length=128, unique=True, editable=False)
+    name = models.CharField(max_length=100, help_text="What it is for.")
+    last_used_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~models.Q(name=""), name="token_has_a_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expiry is not None and self.expiry <= timezone.now()

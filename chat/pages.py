@@ -7,7 +7,7 @@ from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import LoginView, LogoutView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.urls import path
+from django.urls import include, path
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
@@ -30,4 +30,5 @@ urlpatterns = [
     path("c/<uuid:chat>", index, name="chat-page"),
     path("login", LoginView.as_view(template_name="chat/login.html"), name="login"),
     path("logout", LogoutView.as_view(), name="logout"),
+    path("", include("chat.token_pages")),
 ]

@@ -289,6 +289,9 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
+# The table of knox's own model would stand empty, and refer to users all the same.
+MIGRATION_MODULES = {"knox": None}
+KNOX_TOKEN_MODEL = "chat.Token"  # noqa: S105 (no password)
 REST_KNOX = {"TOKEN_TTL": None, "AUTO_REFRESH": False}
 SPECTACULAR_SETTINGS = {
     "TITLE": "Perdure",

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from django.utils import timezone
+from django.http import QueryDict
 from knox.auth import TokenAuthentication as KnoxTokenAuthentication
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
 from chat.api.errors import ApiError
+from chat.models import Token
+from chat.tokens import note_use
 
 
 class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
@@ -16,21 +18,24 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]
     def authenticate_credentials(self, token: bytes) -> Any:
         if not token.isalnum():
             raise exceptions.AuthenticationFailed("Invalid token.")
-        return super().authenticate_credentials(token)
+        user, found = super().authenticate_credentials(token)
+        note_use(found)
+        return user, found
 
-    def _cleanup_token(self, auth_token: Any) -> bool:
-        """Whether it has expired. knox reads all tokens of the user here, in every request, to delete the expired."""
-        if auth_token.expiry is None or auth_token.expiry > timezone.now():
-            return False
-        auth_token.delete()
-        return True
+    def _cleanup_token(self, auth_token: Token) -> bool:
+        """Whether it has expired. knox reads all tokens of the user here, in every request, and deletes the expired;
+        the page still shows them."""
+        return auth_token.is_expired
 
 
 class SessionAuthentication(authentication.SessionAuthentication):
-    """The browser's cookie, with CSRF on every unsafe method."""
+    """The browser's cookie, with CSRF on every unsafe method: the header counts, and nothing in the body."""
 
     def enforce_csrf(self, request: Request) -> None:
+        plain = request._request
+        # Else the body is parsed in search of a token, before it is known whether anybody of ours sent it.
+        plain.POST = QueryDict()
         try:
-            super().enforce_csrf(request)
+            super().enforce_csrf(plain)  # type: ignore[arg-type]
         except exceptions.PermissionDenied as error:
             raise ApiError(403, "CSRF_FAILED", "The CSRF token is missing or wrong.") from error

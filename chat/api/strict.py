@@ -21,7 +21,7 @@ class TextField(serializers.CharField):
         if not isinstance(data, str):
             self.fail("invalid")
         text: str = super().to_internal_value(data)
-        if not self.allow_blank and not _shows_anything(text):
+        if not self.allow_blank and not shows_anything(text):
             self.fail("blank")
         return text
 
@@ -36,7 +36,7 @@ class CursorField(serializers.CharField):
         pass
 
 
-def _shows_anything(text: str) -> bool:
+def shows_anything(text: str) -> bool:
     return any(unicodedata.category(character)[0] not in "ZC" for character in text)
 
 

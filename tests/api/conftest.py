@@ -1,12 +1,14 @@
 """A person with a chat, and that person's ways to ask."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from django.db import connection
 
 from chat.models import Chat
+from runs.tail import tail
 from tests.api.callers import Api, by_session, by_token
 from tests.factories import ChatFactory
 
@@ -43,3 +45,14 @@ def api(person: Any) -> Api:
 def program(person: Any) -> Api:
     """As a program: by token."""
     return by_token(person)
+
+
+@pytest.fixture
+async def tail_ends_with_its_loop() -> AsyncIterator[None]:
+    yield
+    tasks = set(tail()._tasks)
+    while tasks:
+        # One cancel may be lost: `asyncio.wait_for` of Python 3.11, which redis-py uses, drops it when it is done.
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=0.1)

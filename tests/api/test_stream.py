@@ -20,11 +20,10 @@ from runs.errors import BrokenOff
 from runs.eventlog import APPEND, Batch, encode, fence, write_command, write_whole
 from runs.models import Run
 from runs.stop import request_stop
-from runs.tail import tail
 from tests.api.callers import assert_refused
 from tests.factories import RunFactory, StepFactory, run_in
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis", "tail_ends_with_its_loop")]
 
 DONE = "data: [DONE]"
 
@@ -34,17 +33,6 @@ def reader(person: Any) -> AsyncClient:
     client = AsyncClient()
     client.force_login(person)
     return client
-
-
-@pytest.fixture(autouse=True)
-async def _the_tail_ends_with_its_loop() -> AsyncIterator[None]:
-    yield
-    tasks = set(tail()._tasks)
-    while tasks:
-        # One cancel may be lost: `asyncio.wait_for` of Python 3.11, which redis-py uses, drops it when it is done.
-        for task in tasks:
-            task.cancel()
-        _, tasks = await asyncio.wait(tasks, timeout=0.1)
 
 
 def saying(run: Run, *texts: str) -> list[Chunk]:

@@ -6,9 +6,10 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import transaction
-from knox.models import AuthToken
 
-from chat.models import Membership, Workspace
+from chat.models import Membership, Token, Workspace
+
+TOKEN_NAME = "bootstrap"  # noqa: S105 (no password)
 
 
 class Command(BaseCommand):
@@ -27,7 +28,7 @@ class Command(BaseCommand):
         user.save()
         membership = Membership.objects.filter(user=user).select_related("workspace").first()
         workspace = membership.workspace if membership else self._workspace(user)
-        _, token = AuthToken.objects.create(user)
+        _, token = Token.objects.create(user, name=TOKEN_NAME)
         self.stdout.write(json.dumps({"username": username, "workspace_id": str(workspace.pk), "token": token}))
 
     def _workspace(self, user: Any) -> Workspace:

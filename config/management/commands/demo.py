@@ -17,6 +17,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
+from chat.models import Token
+from config.management.commands.bootstrap import TOKEN_NAME
 from config.processes import age, free_port, is_free
 from config.selfcheck import SelfCheckFailed, check_service
 from config.services import recorded_urls, state_folder
@@ -133,6 +135,8 @@ class Command(BaseCommand):
         """The token of the demo's user. Nobody works yet: whatever run is marked as running was left behind."""
         call_command("migrate", interactive=False, verbosity=0, stdout=StringIO())
         call_command("sweep_runs", "--all", stdout=StringIO())
+        # Those of earlier demos, each for the one self-check of its own.
+        Token.objects.filter(user__username=USER, name=TOKEN_NAME).delete()
         line = StringIO()
         call_command("bootstrap", "--username", USER, "--password", PASSWORD, "--superuser", stdout=line)
         connections.close_all()
