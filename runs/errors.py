@@ -35,6 +35,10 @@ class RunIdTaken(RunError):
     """The client chose an id that another run has."""
 
 
+class KeyConflict(RunError):
+    """The idempotency key came before, with another request."""
+
+
 class RoleNotFound(RunError):
     """There is no such role, or not in this workspace."""
 

@@ -15,7 +15,7 @@ from runs.ending import WORKER_LOST, stopped
 from runs.errors import LeaseLost
 from runs.failpoints import failpoint
 from runs.lifecycle import Held
-from runs.models import Run, RunQuerySet
+from runs.models import EarlyStop, Run, RunQuerySet
 from runs.roles import RoleSettings
 from runs.stop import request_stop
 
@@ -53,6 +53,8 @@ def sweep(runs: RunQuerySet | None = None, window_seconds: float | None = None) 
     if _in_batches(lambda: lifecycle.rescue(stale.exclude(_hopeless()), BATCH), swept.rescued):
         unsent = runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS)
         _in_batches(lambda: lifecycle.send_again(unsent, BATCH), swept.sent)
+    lifecycle.forget_keys(runs)
+    EarlyStop.objects.expired().delete()
     if swept.rescued or swept.ended or swept.sent or swept.orphaned:
         logger.warning(
             "swept",
