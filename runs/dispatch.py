@@ -35,7 +35,8 @@ _senders = ThreadPoolExecutor(4, thread_name_prefix="send")
 @dataclass(frozen=True, slots=True)
 class Start:
     """A turn somebody asks for. `run_id` is the client's choice, if it made one, and so is `key`, by which it knows
-    its request again.
+    its request again. A run that is not `detached` is stopped when the stream goes away that owns it, see
+    `runs.attached`.
 
     With `text` a message is written, which `replaces` another one and all that came after it, or nothing. Without it
     an answer is written anew, if `replaces` says which, or else what was interrupted is gone on with.
@@ -50,6 +51,7 @@ class Start:
     files: Sequence[TextFile] = ()
     replaces: UUID | None = None
     key: str = ""
+    detached: bool = True
 
     @property
     def hash(self) -> str:
@@ -122,6 +124,8 @@ def _insert(start: Start, fields: dict[str, Any]) -> Run:
         created_by=start.user,
         message=answer,
         trigger=start.trigger,
+        detached=start.detached,
+        attached_seen_at=None if start.detached else Now(),
         sent_at=Now(),
         request_hash=start.hash if start.run_id or start.key else "",
         idempotency_key=start.key,

@@ -1,9 +1,11 @@
-"""The heartbeats of a process: the leases of a worker on all its runs, renewed in one statement."""
+"""The heartbeats of a process, each one statement: the leases of a worker on all its runs, and the streams of a web
+process to which runs are attached."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from django.db import connection
 
@@ -47,3 +49,20 @@ def _still_held(skipped: set[Held]) -> dict[Held, bool]:
     running = Run.objects.filter(pk__in={run_id for run_id, _ in skipped}, status=Run.Status.RUNNING)
     rows = running.values_list("pk", "attempt", "stop_requested_at")
     return {(run_id, attempt): stop is not None for run_id, attempt, stop in rows if (run_id, attempt) in skipped}
+
+
+# Raw for the same reasons.
+_RENEW_ATTACHED = """
+    UPDATE runs_run SET attached_seen_at = statement_timestamp()
+    WHERE id IN (
+        SELECT id FROM runs_run
+        WHERE id = ANY(%s::uuid[]) AND NOT detached AND status IN ('pending', 'running')
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+"""
+
+
+def renew_attached(run_ids: Sequence[UUID]) -> None:
+    """The streams that own these runs are open."""
+    with connection.cursor() as cursor:
+        cursor.execute(_RENEW_ATTACHED, [list(run_ids)])

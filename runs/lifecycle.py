@@ -17,7 +17,7 @@ times are the database's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -295,6 +295,11 @@ def note_unsent(held: Sequence[Held]) -> None:
     attempts = dict(held)
     pending = Run.objects.filter(pk__in=attempts, attempt__in=set(attempts.values()), status=Run.Status.PENDING)
     pending.update(sent_at=None, send_count=0)
+
+
+def detach(run_ids: Iterable[UUID]) -> int:
+    """Attached runs become detached; how many did."""
+    return Run.objects.active().filter(pk__in=run_ids, detached=False).update(detached=True, updated_at=Now())
 
 
 def forget_keys(candidates: RunQuerySet) -> int:

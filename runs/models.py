@@ -21,6 +21,11 @@ KEY_LIFETIME = timedelta(hours=24)
 EARLY_STOP_LIFETIME = timedelta(minutes=5)
 
 
+def abandoned_for(window_seconds: float) -> Q:
+    """Attached, but nobody has known its stream to be open for a whole window of the database's clock."""
+    return Q(detached=False, attached_seen_at__lt=Now() - timedelta(seconds=window_seconds))
+
+
 class RunQuerySet(models.QuerySet["Run"]):
     def owned_by(self, user: Any) -> Self:
         return self.filter(chat__created_by=user, workspace__memberships__user=user)
@@ -44,9 +49,7 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.exclude(idempotency_key="").filter(created_at__lt=Now() - KEY_LIFETIME)
 
     def abandoned(self, window_seconds: float) -> Self:
-        """Attached, but nobody has known its stream to be open for a whole window of the database's clock."""
-        seen = Q(attached_seen_at__lt=Now() - timedelta(seconds=window_seconds)) | Q(attached_seen_at=None)
-        return self.active().filter(seen, detached=False, stop_requested_at=None)
+        return self.active().filter(abandoned_for(window_seconds), stop_requested_at=None)
 
     def unsent(self, pause_seconds: float) -> Self:
         """Pending, and its last send is longer ago than a pause that doubles with every send (at most 64-fold)."""
