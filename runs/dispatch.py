@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 from celery import current_app
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
@@ -20,8 +21,9 @@ from chat.models import Chat, Message
 from chat.parts import Part, TextFile, file_part
 from runs import early_stop, feed, lifecycle, roles, stop
 from runs.allowance import reached_today
-from runs.errors import DayUsedUp, KeyConflict, MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken
+from runs.errors import DayUsedUp, KeyConflict, MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken, TooManyActive
 from runs.failpoints import failpoint
+from runs.locks import lock
 from runs.models import Run
 from runs.roles import Wish
 
@@ -67,8 +69,8 @@ class Start:
 def start_run(start: Start) -> tuple[Run, bool]:
     """The run, and whether this call made it: the same key or id with the same body finds the run it made before.
 
-    Raises KeyConflict, RunIdTaken, RoleNotFound, ModelNotAllowed, DayUsedUp, RunAlreadyActive, MessageGone,
-    RequestMisfit.
+    Raises KeyConflict, RunIdTaken, RoleNotFound, ModelNotAllowed, DayUsedUp, TooManyActive, RunAlreadyActive,
+    MessageGone, RequestMisfit.
     """
     if known := _replayed(start):
         return known, False
@@ -85,6 +87,7 @@ def start_run(start: Start) -> tuple[Run, bool]:
             if known := _replayed(start):
                 return known, False  # the same request won a race against itself, and changed what it looks at
             _make_room(start)
+            _expect_few_active(start)
             run = _insert(start, fields)
             if start.run_id is not None and early_stop.is_remembered(start.run_id, start.user):
                 run = _born_aborted(run)
@@ -151,6 +154,15 @@ def _make_room(start: Start) -> None:
         _expect_interrupted(start)
     else:
         _replace(start, start.replaces)
+
+
+def _expect_few_active(start: Start) -> None:
+    """Until the transaction ends nobody else counts the person's runs: those that begin at once would all find room."""
+    if not settings.LIMIT_ACTIVE_RUNS:
+        return
+    lock("active runs", start.user.pk)
+    if Run.objects.active().filter(created_by=start.user).count() >= settings.LIMIT_ACTIVE_RUNS:
+        raise TooManyActive
 
 
 def _replace(start: Start, message_id: UUID) -> None:

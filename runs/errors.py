@@ -51,5 +51,9 @@ class ModelNotAllowed(RunError):
         self.named_by = named_by
 
 
+class TooManyActive(RunError):
+    """The person has as many runs at work as anybody may."""
+
+
 class DayUsedUp(RunError):
     """The person has reached a limit of the day; the text says which, to people."""

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 
 from chat.api.errors import ApiError
 from chat.models import Chat, Workspace
-from runs import dispatch, sweep
+from runs import admission, dispatch, sweep
 from runs.allowance import seconds_of_today_left
 from runs.dispatch import Start
 from runs.errors import (
@@ -23,6 +23,7 @@ from runs.errors import (
     RoleNotFound,
     RunAlreadyActive,
     RunIdTaken,
+    TooManyActive,
 )
 from runs.models import Run
 from runs.witness import witness
@@ -58,6 +59,12 @@ def key_of(request: Request) -> str:
 
 
 def start(wanted: Start) -> tuple[Run, bool]:
+    """As `dispatch.start_run`, counted. Raises ApiError or ValidationError."""
+    admission.to_start(wanted.user)
+    return _start(wanted)
+
+
+def _start(wanted: Start) -> tuple[Run, bool]:
     try:
         return dispatch.start_run(wanted)
     except (Chat.DoesNotExist, MessageGone) as error:  # since it was looked up, or as far as this chat goes
@@ -70,6 +77,8 @@ def start(wanted: Start) -> tuple[Run, bool]:
         raise ValidationError({error.named_by: ["Its model is not among those a run may name."]}) from error
     except DayUsedUp as error:
         raise ApiError(429, "RATE_LIMITED", str(error), retry_after=seconds_of_today_left()) from error
+    except TooManyActive as error:
+        raise admission.too_many_active_runs() from error
     except KeyConflict as error:
         detail = "This idempotency key came with another request before."
         raise ApiError(409, "IDEMPOTENCY_CONFLICT", detail) from error
@@ -77,7 +86,7 @@ def start(wanted: Start) -> tuple[Run, bool]:
         raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
     except RunAlreadyActive as error:
         if _healed(wanted.chat, error.run_id):
-            return start(wanted)
+            return _start(wanted)
         detail = "A run is active in this chat already."
         raise ApiError(409, "A_RUN_ALREADY_ACTIVE", detail, run_id=str(error.run_id)) from error
 

@@ -28,7 +28,7 @@ from chat.api.strict import NoFields
 from chat.export import export
 from chat.models import Chat, Message, Workspace
 from chat.serializers import ExportQuery, MessageOut, MessageQuery
-from runs import dispatch, early_stop, eventlog, feed, journal, starting, stop, stream
+from runs import admission, dispatch, early_stop, eventlog, feed, journal, starting, stop, stream
 from runs.database import in_thread
 from runs.models import Run, RunQuerySet
 from runs.roles import Wish
@@ -263,7 +263,8 @@ class RunStream(RunDoor):
         after = cursor(sent) if sent is not None else None
         if request.method == "HEAD":
             return HttpResponse(content_type="text/event-stream", headers=stream.HEADERS)
-        return streaming(stream.events(found.pk, after), "text/event-stream", stream.HEADERS)
+        pieces = admission.to_stream(request.user, stream.events(found.pk, after))
+        return streaming(pieces, "text/event-stream", stream.HEADERS)
 
 
 class RunWait(RunDoor):
