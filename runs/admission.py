@@ -18,6 +18,11 @@ def to_start(user: Any) -> None:
     _expect_patience(seconds_to_wait("starts", settings.LIMIT_STARTS_PER_MINUTE, user.pk))
 
 
+def to_stop_early(user: Any) -> None:
+    """A run that nobody knows. As many of them as there may be runs, for each is written down. Raises ApiError."""
+    _expect_patience(seconds_to_wait("early stops", settings.LIMIT_STARTS_PER_MINUTE, user.pk))
+
+
 def too_many_active_runs() -> ApiError:
     detail = f"You have {settings.LIMIT_ACTIVE_RUNS} runs at work, which is the most."
     return ApiError(429, "TOO_MANY_ACTIVE_RUNS", detail, retry_after=RETRY_SECONDS)

@@ -194,6 +194,7 @@ def _expect_known(runs: RunQuerySet, run_id: UUID, request: Request) -> None:
     """Where nobody knows the run the stop is remembered, and answered as any other that names nothing."""
     if runs.filter(pk=run_id).exists():
         return
+    admission.to_stop_early(request.user)
     if early_stop.remember(run_id, request.user) or not runs.filter(pk=run_id).exists():
         raise not_found()
 

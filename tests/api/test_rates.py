@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import AsyncClient
@@ -13,7 +14,7 @@ from structlog.testing import capture_logs
 
 from chat.models import Chat
 from runs import dispatch, open_streams, rates, stream
-from runs.models import Run
+from runs.models import EarlyStop, Run
 from tests.api.callers import Api, assert_refused, by_session, by_token
 from tests.api.test_idempotency import at_once
 from tests.api.test_runs import start
@@ -82,6 +83,14 @@ def test_starts_are_limited_in_a_minute(api: Api, chat: Chat, settings: Any) -> 
     assert 50 <= retry_after(response) <= 60
     other = ChatFactory(workspace=chat.workspace)
     assert start(by_session(other.created_by), other).status_code == 202
+
+
+def test_stops_of_runs_that_nobody_knows_are_limited_in_a_minute(api: Api, chat: Chat, settings: Any) -> None:
+    settings.LIMIT_STARTS_PER_MINUTE = 2
+    codes = [api.post(f"/api/runs/{uuid4()}/stop").status_code for _ in range(3)]
+    assert (codes, EarlyStop.objects.count()) == ([404, 404, 429], 2)
+    # any other stop is not
+    assert api.post(f"/api/runs/{run_in('running', chat=chat).pk}/stop").status_code == 200
 
 
 @several_connections
