@@ -144,3 +144,9 @@ def test_a_form_of_another_site_changes_nothing(strict: Api, chat: Chat) -> None
 def test_a_program_needs_no_csrf_token(person: Any) -> None:
     api = Api(enforce_csrf_checks=True, headers=token_of(person))
     assert api.post("/api/chats").status_code == 201
+
+
+def test_the_switches_of_a_workspace_are_in_the_admin(chat: Chat) -> None:
+    admin = by_session(UserFactory(is_staff=True, is_superuser=True))
+    page = admin.get(f"/admin/chat/workspace/{chat.workspace_id}/change/").text
+    assert all(f'name="{switch}"' in page for switch in ("ai_chat", "autonomous_runs"))
