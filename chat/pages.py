@@ -25,10 +25,12 @@ def index(request: HttpRequest, chat: UUID | None = None) -> HttpResponse:
     return response
 
 
+# Its address is given to it by `config.urls`, which knows how often somebody may try.
+LOGIN = LoginView.as_view(template_name="chat/login.html")
+
 urlpatterns = [
     path("", index, name="index"),
     path("c/<uuid:chat>", index, name="chat-page"),
-    path("login", LoginView.as_view(template_name="chat/login.html"), name="login"),
     path("logout", LogoutView.as_view(), name="logout"),
     path("", include("chat.token_pages")),
 ]

@@ -1,4 +1,4 @@
-"""The web process: Django behind a limit on the size of bodies."""
+"""The web process: Django behind a limit on the size of bodies, and what it does beside answering requests."""
 
 import atexit
 import os
@@ -18,13 +18,24 @@ django.setup(set_prefix=False)
 
 from config.bodies import BodyLimit  # noqa: E402
 from config.handler import Handler  # noqa: E402
+from config.lifespan import Lifespan  # noqa: E402
+from runs.attached import attachments  # noqa: E402
+from runs.database import persistently  # noqa: E402
+from runs.witness import witness  # noqa: E402
+
+# A process that ends has as long as its server waits for open streams; this is less.
+FAREWELL_SECONDS = 5.0
+
+
+async def _farewell() -> None:
+    await persistently(FAREWELL_SECONDS, attachments.tend)
+
 
 handler: Any = Handler()
 _most = 6 * settings.MESSAGE_MAX_BYTES + 64 * 1024
 # AI SDK clients send the whole conversation along (docs/stream.md, "AI SDK routes").
-application = BodyLimit(handler, _most, {"/api/chat": max(_most, 32 * 1024 * 1024)})
+limited = BodyLimit(handler, _most, {"/api/chat": max(_most, 32 * 1024 * 1024)})
+application = Lifespan(limited, attachments.release, _farewell)
 
-from runs.witness import witness  # noqa: E402
-
-# A web process may have to judge whether the worker of a chat's run is dead.
-witness.watch(settings.RUN_HEARTBEAT_SECONDS)
+# A web process may have to judge whether the worker of a chat's run is dead; and it has streams that own runs.
+witness.watch(settings.RUN_HEARTBEAT_SECONDS, attachments.tend)

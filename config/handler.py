@@ -13,6 +13,7 @@ from servestatic.middleware import ServeStaticMiddleware
 from servestatic.responders import MissingFileError
 
 from chat.api.errors import plain_error
+from runs.database import in_thread
 
 # Fewer than the pool has connections (10): a burst waits here, where it holds nothing.
 AT_ONCE = 8
@@ -30,6 +31,7 @@ class Handler(ASGIHandler):
         self._static = ServeStaticMiddleware(self._in_thread)
         self._slots = asyncio.Semaphore(at_once)
         self._patience = patience
+        self._closings: set[asyncio.Future[None]] = set()
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         if request.path_info.startswith(settings.STATIC_URL):
@@ -41,9 +43,26 @@ class Handler(ASGIHandler):
         except TimeoutError:
             return JsonResponse(plain_error(503), status=503, headers={"Retry-After": "1"})
         try:
-            return await self._in_thread(request)
+            return await self._answer(request)
         finally:
             self._slots.release()
+
+    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        """The thread of a request whose client is gone goes on: what it answers is closed, as if somebody had begun to
+        read it. Django drops it without a word."""
+        answering = asyncio.ensure_future(self._in_thread(request))
+        try:
+            return await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            answering.add_done_callback(self._close)
+            raise
+
+    def _close(self, answered: asyncio.Future[HttpResponseBase]) -> None:
+        if answered.cancelled() or answered.exception():
+            return
+        closing = asyncio.ensure_future(in_thread(answered.result().close))
+        self._closings.add(closing)  # the loop itself holds tasks weakly
+        closing.add_done_callback(self._closings.discard)
 
     async def _file(self, request: HttpRequest) -> HttpResponseBase:
         with suppress(MissingFileError):

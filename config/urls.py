@@ -11,7 +11,8 @@ from rest_framework.request import Request
 
 from chat.api.doors import Door
 from chat.api.errors import ApiError, plain_error
-from config import health
+from chat.pages import LOGIN
+from config import health, logins
 
 
 class Nowhere(Door):
@@ -32,7 +33,9 @@ urlpatterns = [
     path("api/docs", SpectacularSwaggerSplitView.as_view(template_name="chat/docs.html"), name="docs"),
     path("api/", include("runs.urls")),
     re_path(r"^api(?:/|\Z)", Nowhere.as_view()),
+    path("admin/login/", logins.rarely(admin.site.login)),
     path("admin/", admin.site.urls),
+    path("login", logins.rarely(LOGIN), name="login"),
     path("", include("chat.pages")),
 ]
 

@@ -5,7 +5,7 @@ Source of every rule here: `docs/stream.md`, "AI SDK routes".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import UUID
@@ -24,10 +24,11 @@ from chat.models import Chat, Message
 from chat.parts import TextFile, text_of_data
 from chat.serializers import file_name_field
 from chat.views import ChatDoor
-from runs import dispatch, stream
+from runs import admission, dispatch, starting, stream
+from runs.attached import attachments
 from runs.models import Run
 from runs.serializers import MOST_FILES, expect_to_fit
-from runs.views import check_switches, start_turn, streaming, trigger_of_turn
+from runs.views import streaming, trigger_of_turn
 
 SUBMIT, REGENERATE = "submit-message", "regenerate-message"
 STREAM = {(200, "text/event-stream"): OpenApiTypes.STR}
@@ -130,12 +131,9 @@ class ChatStreamQuery(StrictSerializer):
 
 
 class AiSdkDoor(ChatDoor):
-    def stream_of(self, run: Run) -> HttpResponseBase:
+    def events(self, run: Run) -> AsyncIterator[bytes]:
         """From `start`, and broken off where these clients would need a second one."""
-        if self.request.method == "HEAD":
-            return HttpResponse(content_type="text/event-stream", headers=stream.HEADERS)
-        events = stream.events(run.pk, None, one_start=True)
-        return streaming(events, "text/event-stream", stream.HEADERS)
+        return stream.events(run.pk, None, one_start=True)
 
 
 class ChatSendDoor(AiSdkDoor):
@@ -143,7 +141,16 @@ class ChatSendDoor(AiSdkDoor):
 
     @extend_schema(request=ChatSend, responses=STREAM, operation_id="ai_sdk_send")
     def post(self, request: Request) -> HttpResponseBase:
-        return self.stream_of(self._begun(self.body(request, ChatSend)))
+        body = self.body(request, ChatSend)
+        # First: a run that nobody may follow is not begun.
+        place = admission.place_of_stream(request.user)
+        try:
+            run = self._begun(body)
+        except BaseException:
+            place.close()
+            raise
+        pieces = place.carrying(attachments.stream_of(run, self.events(run)))
+        return streaming(pieces, "text/event-stream", stream.HEADERS)
 
     def _begun(self, body: dict[str, Any]) -> Run:
         known = self.chats().filter(pk=body["id"]).first()
@@ -157,7 +164,7 @@ class ChatSendDoor(AiSdkDoor):
         return self._turn(self.chat(body["id"]), body)  # somebody's; of this person if it was made just now
 
     def _turn(self, chat: Chat, body: dict[str, Any]) -> Run:
-        check_switches(chat)
+        starting.check_switches(chat.workspace, detached=False)
         answer = _answer(chat, body) if body["trigger"] == REGENERATE else None
         said = Said() if answer else body["said"]
         edited = None if answer else _stored(chat, said.client_id)
@@ -170,8 +177,9 @@ class ChatSendDoor(AiSdkDoor):
             files=said.files,
             replaces=replaced.pk if replaced else None,
             client_id=said.client_id,
+            detached=chat.workspace.autonomous_runs,
         )
-        run, _ = start_turn(start)
+        run, _ = starting.start(start)
         return run
 
 
@@ -207,4 +215,8 @@ class ChatStreamDoor(AiSdkDoor):
             run = runs.filter(pk=wanted, message__replaced_at=None).first()
         else:
             raise NotFound
-        return self.stream_of(run) if run else HttpResponse(status=204)
+        if run is None:
+            return HttpResponse(status=204)
+        if request.method == "HEAD":
+            return HttpResponse(content_type="text/event-stream", headers=stream.HEADERS)
+        return streaming(admission.to_stream(request.user, self.events(run)), "text/event-stream", stream.HEADERS)

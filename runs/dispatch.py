@@ -13,15 +13,17 @@ from uuid import UUID
 
 import structlog
 from celery import current_app
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from chat.models import Chat, Message
 from chat.parts import Part, TextFile, file_part
-from runs import feed, lifecycle, roles
+from runs import early_stop, feed, lifecycle, roles, stop
 from runs.allowance import reached_today
-from runs.errors import DayUsedUp, MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken
+from runs.errors import DayUsedUp, KeyConflict, MessageGone, RequestMisfit, RunAlreadyActive, RunIdTaken, TooManyActive
 from runs.failpoints import failpoint
+from runs.locks import lock
 from runs.models import Run
 from runs.roles import Wish
 
@@ -34,7 +36,9 @@ _senders = ThreadPoolExecutor(4, thread_name_prefix="send")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A turn somebody asks for. `run_id` is the client's choice, if it made one; `client_id` what it calls the message.
+    """A turn somebody asks for. `run_id` is the client's choice, if it made one; so are `client_id`, what it calls the
+    message, and `key`, by which it knows its request again. A run that is not `detached` is stopped when the stream
+    goes away that owns it, see `runs.attached`.
 
     With `text` a message is written, which `replaces` another one and all that came after it, or nothing. Without it
     an answer is written anew, if `replaces` says which, or else what was interrupted is gone on with.
@@ -49,22 +53,27 @@ class Start:
     files: Sequence[TextFile] = ()
     replaces: UUID | None = None
     client_id: str = ""
+    key: str = ""
+    detached: bool = True
 
     @property
     def hash(self) -> str:
-        """Tells whether the same id came with the same request."""
+        """Tells whether the same id or key came with the same request; which id it was is left to who compares."""
         files = [[file.name, file.text] for file in self.files]
         replaces = self.replaces and str(self.replaces)
-        body = json.dumps([str(self.chat.pk), self.text, self.wish.as_json(), files, replaces], ensure_ascii=True)
-        return hashlib.sha256(body.encode()).hexdigest()
+        request = [str(self.chat.pk), self.text, self.wish.as_json(), files, replaces]
+        if self.run_id is None:
+            request.append("no id")
+        return hashlib.sha256(json.dumps(request, ensure_ascii=True).encode()).hexdigest()
 
 
 def start_run(start: Start) -> tuple[Run, bool]:
-    """The run, and whether this call made it: the same id with the same body finds the run it made before.
+    """The run, and whether this call made it: the same key or id with the same body finds the run it made before.
 
-    Raises RunIdTaken, RoleNotFound, ModelNotAllowed, DayUsedUp, RunAlreadyActive, MessageGone, RequestMisfit.
+    Raises KeyConflict, RunIdTaken, RoleNotFound, ModelNotAllowed, DayUsedUp, TooManyActive, RunAlreadyActive,
+    MessageGone, RequestMisfit.
     """
-    if start.run_id is not None and (known := _replayed(start, start.run_id)):
+    if known := _replayed(start):
         return known, False
     fields = roles.run_fields(start.chat, _wish(start))
     if used_up := reached_today(start.chat.workspace, start.user.pk):
@@ -72,18 +81,31 @@ def start_run(start: Start) -> tuple[Run, bool]:
     try:
         with transaction.atomic():
             failpoint("before_insert")
+            if start.run_id is not None:
+                early_stop.hold(start.run_id, start.user)
             # The chat first, as in every transaction; whoever waits here waits for a turn that begins or ends.
             Chat.objects.select_for_update(no_key=True).filter(pk=start.chat.pk).values_list("pk").get()
-            if start.run_id is not None and (known := _replayed(start, start.run_id)):
+            if known := _replayed(start):
                 return known, False  # the same request won a race against itself, and changed what it looks at
             _make_room(start)
+            _expect_few_active(start)
             run = _insert(start, fields)
-            # No partial: Django reports what failed by its __qualname__, and fails itself where there is none.
-            transaction.on_commit(lambda: _send_first(run), robust=True)
+            if start.run_id is not None and early_stop.is_remembered(start.run_id, start.user):
+                run = _born_aborted(run)
+            else:
+                # No partial: Django reports what failed by its __qualname__, and fails itself where there is none.
+                transaction.on_commit(lambda: _send_first(run), robust=True)
     except IntegrityError as error:
         return _refused(start, error)
     logger.info("run_created", run_id=str(run.pk), chat_id=str(run.chat_id), model=run.model)
     return run, True
+
+
+def _born_aborted(run: Run) -> Run:
+    """Its stop was here before it: nobody else has seen it pending, and no worker ever gets it."""
+    answer = stop.request_stop(run.pk, run.created_by_id, "user")
+    assert answer is not None, "a row of this very transaction"
+    return answer.run
 
 
 def _send_first(run: Run) -> None:
@@ -93,6 +115,9 @@ def _send_first(run: Run) -> None:
 
 
 def _insert(start: Start, fields: dict[str, Any]) -> Run:
+    if start.key:
+        # One that has expired makes room, whether or not a sweep has come by since.
+        lifecycle.forget_keys(Run.objects.filter(created_by=start.user, idempotency_key=start.key))
     if start.text:
         parts: list[Part] = [*map(file_part, start.files), {"type": "text", "text": start.text}]
         told = {"parts": parts, "created_by": start.user, "client_id": start.client_id}
@@ -104,8 +129,11 @@ def _insert(start: Start, fields: dict[str, Any]) -> Run:
         created_by=start.user,
         message=answer,
         trigger=start.trigger,
+        detached=start.detached,
+        attached_seen_at=None if start.detached else Now(),
         sent_at=Now(),
-        request_hash=start.hash if start.run_id else "",
+        request_hash=start.hash if start.run_id or start.key else "",
+        idempotency_key=start.key,
         **fields,
         **({"pk": start.run_id} if start.run_id else {}),
     )
@@ -128,6 +156,15 @@ def _make_room(start: Start) -> None:
         _expect_interrupted(start)
     else:
         _replace(start, start.replaces)
+
+
+def _expect_few_active(start: Start) -> None:
+    """Until the transaction ends nobody else counts the person's runs: those that begin at once would all find room."""
+    if not settings.LIMIT_ACTIVE_RUNS:
+        return
+    lock("active runs", start.user.pk)
+    if Run.objects.active().filter(created_by=start.user).count() >= settings.LIMIT_ACTIVE_RUNS:
+        raise TooManyActive
 
 
 def _replace(start: Start, message_id: UUID) -> None:
@@ -161,20 +198,27 @@ def _expect_interrupted(start: Start) -> None:
         raise RequestMisfit("continue", "There is nothing to continue: no answer was interrupted last.")
 
 
-def _replayed(start: Start, run_id: UUID) -> Run | None:
-    """The run that this id and body made before. Raises RunIdTaken when the id belongs to anything else."""
-    run = Run.objects.filter(pk=run_id).first()
-    if run is None:
+def _replayed(start: Start) -> Run | None:
+    """The run that this request made before. Raises KeyConflict or RunIdTaken when key or id belong to anything
+    else."""
+    if start.key and (run := Run.objects.keyed(start.user, start.key).first()):
+        if run.request_hash != start.hash or start.run_id not in (None, run.pk):
+            raise KeyConflict
+        return run
+    if start.run_id is None:
         return None
-    if run.request_hash != start.hash or run.created_by_id != start.user.pk:
+    run = Run.objects.filter(pk=start.run_id).first()
+    if run is not None and (run.request_hash != start.hash or run.created_by_id != start.user.pk):
         raise RunIdTaken
     return run
 
 
 def _refused(start: Start, error: IntegrityError) -> tuple[Run, bool]:
     """Why the INSERT was refused: the same request won a race against itself, or the chat is busy."""
-    if start.run_id is not None and (known := _replayed(start, start.run_id)):
+    if known := _replayed(start):
         return known, False
+    if _constraint(error) == "one_run_per_idempotency_key":
+        return start_run(start)  # the run with this key was deleted in between
     if _constraint(error) != "one_active_run_per_chat":
         raise error
     active = Run.objects.active().filter(chat=start.chat).first()

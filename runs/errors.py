@@ -39,6 +39,10 @@ class RunIdTaken(RunError):
     """The client chose an id that another run has."""
 
 
+class KeyConflict(RunError):
+    """The idempotency key came before, with another request."""
+
+
 class RoleNotFound(RunError):
     """There is no such role, or not in this workspace."""
 
@@ -49,6 +53,10 @@ class ModelNotAllowed(RunError):
     def __init__(self, named_by: str) -> None:
         super().__init__(named_by)
         self.named_by = named_by
+
+
+class TooManyActive(RunError):
+    """The person has as many runs at work as anybody may."""
 
 
 class DayUsedUp(RunError):

@@ -9,7 +9,7 @@ from rest_framework.request import Request
 
 from chat.api.doors import Door
 from chat.api.errors import ApiError
-from runs import feed_stream
+from runs import admission, feed_stream
 from runs.views import streaming
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -29,4 +29,5 @@ class Feed(Door):
             raise ApiError(400, "CURSOR_INVALID", "This is not the id of an event of yours.")
         if request.method == "HEAD":
             return HttpResponse(content_type="text/event-stream", headers=HEADERS)
-        return streaming(feed_stream.events(request.user, comes_back=sent is not None), "text/event-stream", HEADERS)
+        events = feed_stream.events(request.user, comes_back=sent is not None)
+        return streaming(admission.to_stream(request.user, events), "text/event-stream", HEADERS)

@@ -1,4 +1,4 @@
-"""Every change of a run, each one conditional UPDATE, and nothing else.
+"""Every change of a run but its heartbeats (`runs.heartbeat`), each one conditional UPDATE, and nothing else.
 
             claim                complete
  pending ──────────> running ──────────────> succeeded
@@ -17,12 +17,12 @@ times are the database's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Case, Exists, F, Q, Value, When
 from django.db.models.functions import Coalesce, Now
 
@@ -41,6 +41,7 @@ Held = tuple[UUID, int]
 
 RAISED = F("attempt") + 1
 NOTHING = Usage()
+ANY = Q()
 
 _LEAVES_ITS_HOLDER: dict[str, Any] = {
     "status": Run.Status.PENDING,
@@ -204,8 +205,9 @@ class StopAnswer:
 
 
 @transaction.atomic
-def request_stop(run_id: UUID, user_id: int | None, source: str) -> StopAnswer | None:
-    """Asks a running run to stop, aborts a pending one on the spot: one UPDATE, so that no claim falls in between.
+def request_stop(run_id: UUID, user_id: int | None, source: str, only: Q = ANY) -> StopAnswer | None:
+    """Asks a running run to stop, aborts a pending one on the spot: one UPDATE, so that no claim falls in between. It
+    takes no effect on a run that `only` does not hold for.
 
     None: there is no such run (any more).
     """
@@ -216,7 +218,7 @@ def request_stop(run_id: UUID, user_id: int | None, source: str) -> StopAnswer |
     pending = Q(status=Run.Status.PENDING)
     took_effect = (
         Run.objects.active()
-        .filter(pk=run_id, stop_requested_at=None)
+        .filter(only, pk=run_id, stop_requested_at=None)
         .update(
             stop_requested_at=Now(),
             stop_requested_by=user_id,
@@ -296,43 +298,14 @@ def note_unsent(held: Sequence[Held]) -> None:
     pending.update(sent_at=None, send_count=0)
 
 
-# Raw, because the ORM can neither skip locked rows in an UPDATE nor return what it changed. One locked row must not
-# keep all the other leases from being renewed.
-_BEAT = """
-    UPDATE runs_run SET heartbeat_at = statement_timestamp()
-    WHERE id IN (
-        SELECT r.id FROM runs_run r
-        JOIN unnest(%s::uuid[], %s::int[]) AS held(id, attempt) ON r.id = held.id AND r.attempt = held.attempt
-        WHERE r.status = 'running'
-        FOR NO KEY UPDATE OF r SKIP LOCKED
-    )
-    RETURNING id, attempt, stop_requested_at IS NOT NULL
-"""
+def detach(run_ids: Iterable[UUID]) -> int:
+    """Attached runs become detached; how many did."""
+    return Run.objects.active().filter(pk__in=run_ids, detached=False).update(detached=True, updated_at=Now())
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """What a heartbeat learned: what somebody asked to stop, and what this process does not hold any more."""
-
-    stopping: set[Held]
-    lost: set[Held]
-
-
-def beat(held: Sequence[Held]) -> Beat:
-    """Renews all these leases in one statement."""
-    with connection.cursor() as cursor:
-        cursor.execute(_BEAT, [[run_id for run_id, _ in held], [attempt for _, attempt in held]])
-        beaten = {(run_id, attempt): stop for run_id, attempt, stop in cursor.fetchall()}
-    # What the statement skipped was locked, or it is lost: a plain read tells.
-    skipped = set(held) - beaten.keys()
-    beaten |= _still_held(skipped) if skipped else {}
-    return Beat({one for one, stop in beaten.items() if stop}, set(held) - beaten.keys())
-
-
-def _still_held(skipped: set[Held]) -> dict[Held, bool]:
-    running = Run.objects.filter(pk__in={run_id for run_id, _ in skipped}, status=Run.Status.RUNNING)
-    rows = running.values_list("pk", "attempt", "stop_requested_at")
-    return {(run_id, attempt): stop is not None for run_id, attempt, stop in rows if (run_id, attempt) in skipped}
+def forget_keys(candidates: RunQuerySet) -> int:
+    """Of these runs, those with an idempotency key that has expired lose it; how many did."""
+    return candidates.key_expired().update(idempotency_key="", updated_at=Now())
 
 
 def _counted(usage: Usage) -> dict[str, Any]:

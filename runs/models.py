@@ -16,6 +16,15 @@ from agents.llm import Usage
 from agents.models import Role
 from chat.models import Chat, Message, Workspace
 
+# `docs/api.md`: idempotency keys last 24 h, a stop of a run id that nobody knows 5 minutes.
+KEY_LIFETIME = timedelta(hours=24)
+EARLY_STOP_LIFETIME = timedelta(minutes=5)
+
+
+def abandoned_for(window_seconds: float) -> Q:
+    """Attached, but nobody has known its stream to be open for a whole window of the database's clock."""
+    return Q(detached=False, attached_seen_at__lt=Now() - timedelta(seconds=window_seconds))
+
 
 class RunQuerySet(models.QuerySet["Run"]):
     def owned_by(self, user: Any) -> Self:
@@ -31,6 +40,16 @@ class RunQuerySet(models.QuerySet["Run"]):
     def stale(self, window_seconds: float) -> Self:
         """Running, but its worker has not been heard of for a whole window of the database's clock."""
         return self.filter(status=Run.Status.RUNNING, heartbeat_at__lt=Now() - timedelta(seconds=window_seconds))
+
+    def keyed(self, user: Any, key: str) -> Self:
+        """What this person's idempotency key stands for, as long as it does."""
+        return self.filter(created_by=user, idempotency_key=key, created_at__gte=Now() - KEY_LIFETIME)
+
+    def key_expired(self) -> Self:
+        return self.exclude(idempotency_key="").filter(created_at__lt=Now() - KEY_LIFETIME)
+
+    def abandoned(self, window_seconds: float) -> Self:
+        return self.active().filter(abandoned_for(window_seconds), stop_requested_at=None)
 
     def unsent(self, pause_seconds: float) -> Self:
         """Pending, and its last send is longer ago than a pause that doubles with every send (at most 64-fold)."""
@@ -93,6 +112,7 @@ class Run(models.Model):
     )
     trigger = models.CharField(max_length=16, choices=Trigger)
     detached = models.BooleanField(default=True)
+    attached_seen_at = models.DateTimeField(null=True, help_text="When the stream that owns it was known to be open.")
 
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
     end_reason = models.CharField(max_length=16, choices=EndReason, blank=True)
@@ -128,7 +148,9 @@ class Run(models.Model):
     max_cost_usd = models.DecimalField(max_digits=14, decimal_places=8, null=True)
     max_seconds = models.FloatField(help_text="Of wall time since the first claim.")
 
-    request_hash = models.CharField(max_length=64, blank=True, help_text="Of the body that chose this id.")
+    request_hash = models.CharField(max_length=64, blank=True, help_text="Of the body that chose this id or key.")
+    # In the database too: while a deploy is under way, processes that do not know the column write runs.
+    idempotency_key = models.CharField(max_length=255, blank=True, db_default="", default="")
 
     objects = RunQuerySet.as_manager()
 
@@ -141,6 +163,11 @@ class Run(models.Model):
             models.CheckConstraint(
                 condition=Q(status__in=["pending", "running", "succeeded", "failed", "aborted"]),
                 name="run_status_is_known",
+            ),
+            models.UniqueConstraint(
+                fields=["created_by", "idempotency_key"],
+                condition=~Q(idempotency_key=""),
+                name="one_run_per_idempotency_key",
             ),
             models.CheckConstraint(
                 condition=Q(status__in=["pending", "running"], finished_at__isnull=True, end_reason="")
@@ -160,6 +187,14 @@ class Run(models.Model):
             models.Index(fields=["heartbeat_at"], condition=Q(status="running"), name="runs_by_heartbeat"),
             # the sweep: pending runs whose message may be lost
             models.Index(fields=["sent_at"], condition=Q(status="pending"), name="runs_by_send"),
+            # the sweep: idempotency keys that have expired
+            models.Index(fields=["created_at"], condition=~Q(idempotency_key=""), name="runs_by_age_of_key"),
+            # how many runs a person has at work; the sweep: those whose person, or whose stream, is gone
+            models.Index(
+                fields=["created_by"],
+                condition=Q(status__in=["pending", "running"]),
+                name="active_runs_of_a_person",
+            ),
             # the admin's list
             models.Index(fields=["-created_at"], name="runs_by_age"),
         ]
@@ -279,3 +314,32 @@ class Summary(models.Model):
 
     def __str__(self) -> str:
         return f"summary of chat {self.chat_id} to message {self.last_id}"
+
+
+class EarlyStopQuerySet(models.QuerySet["EarlyStop"]):
+    def fresh(self) -> Self:
+        return self.filter(created_at__gte=Now() - EARLY_STOP_LIFETIME)
+
+    def expired(self) -> Self:
+        return self.filter(created_at__lt=Now() - EARLY_STOP_LIFETIME)
+
+
+class EarlyStop(models.Model):
+    """A stop that came before the run it is for: somebody named an id that no run had."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    # No foreign key: that there is no such run is the point.
+    run_id = models.UUIDField()
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    objects = EarlyStopQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "run_id"], name="one_early_stop_per_run")]
+        indexes = [
+            # the sweep: those that have expired
+            models.Index(fields=["created_at"], name="early_stops_by_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"early stop of run {self.run_id}"

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 from django.db import transaction
+from django.db.models import Q
 
 from runs import eventlog, journal, lifecycle
 from runs.connections import REDIS_ERRORS, control
@@ -23,11 +24,13 @@ logger = structlog.get_logger(__name__)
 CHANNEL = "runs:stop"
 
 
-def request_stop(run_id: UUID, user_id: int | None, source: str) -> lifecycle.StopAnswer | None:
-    """Asks for a stop on behalf of somebody who may. None: there is no such run."""
+def request_stop(
+    run_id: UUID, user_id: int | None, source: str, only: Q = lifecycle.ANY
+) -> lifecycle.StopAnswer | None:
+    """Asks for a stop on behalf of somebody who may, if `only` holds for the run. None: there is no such run."""
     with transaction.atomic():
-        answer = lifecycle.request_stop(run_id, user_id, source)
-        if answer is not None and not answer.run.is_terminal:
+        answer = lifecycle.request_stop(run_id, user_id, source, only)
+        if answer is not None and answer.run.stop_requested_at and not answer.run.is_terminal:
             transaction.on_commit(lambda: _publish(run_id), robust=True)
         elif answer is not None and answer.took_effect:
             ended = answer.run

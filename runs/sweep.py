@@ -15,7 +15,7 @@ from runs.ending import WORKER_LOST, stopped
 from runs.errors import LeaseLost
 from runs.failpoints import failpoint
 from runs.lifecycle import Held
-from runs.models import Run, RunQuerySet
+from runs.models import EarlyStop, Run, RunQuerySet, abandoned_for
 from runs.roles import RoleSettings
 from runs.stop import request_stop
 
@@ -35,6 +35,7 @@ class Swept:
     ended: list[UUID] = field(default_factory=list)
     sent: list[UUID] = field(default_factory=list)
     orphaned: list[UUID] = field(default_factory=list)
+    abandoned: list[UUID] = field(default_factory=list)
 
 
 def sweep(runs: RunQuerySet | None = None, window_seconds: float | None = None) -> Swept:
@@ -48,18 +49,23 @@ def sweep(runs: RunQuerySet | None = None, window_seconds: float | None = None) 
     stale = runs & Run.objects.stale(window)
     for run in (runs & Run.objects.active()).filter(created_by=None, stop_requested_at=None)[:BATCH]:
         _each(swept.orphaned, run, _stop_orphan)
+    for run in (runs & Run.objects.abandoned(window))[:BATCH]:
+        _each(swept.abandoned, run, lambda run: _stop_abandoned(run, window))
     for run in stale.filter(_hopeless()).order_by("heartbeat_at")[:BATCH]:
         _each(swept.ended, run, end)
     if _in_batches(lambda: lifecycle.rescue(stale.exclude(_hopeless()), BATCH), swept.rescued):
         unsent = runs & Run.objects.unsent(settings.RUN_SWEEP_SECONDS)
         _in_batches(lambda: lifecycle.send_again(unsent, BATCH), swept.sent)
-    if swept.rescued or swept.ended or swept.sent or swept.orphaned:
+    lifecycle.forget_keys(runs)
+    EarlyStop.objects.expired().delete()
+    if swept.rescued or swept.ended or swept.sent or swept.orphaned or swept.abandoned:
         logger.warning(
             "swept",
             rescued=len(swept.rescued),
             ended=len(swept.ended),
             sent=len(swept.sent),
             orphaned=len(swept.orphaned),
+            abandoned=len(swept.abandoned),
         )
     return swept
 
@@ -102,6 +108,13 @@ def _each(done: list[UUID], run: Run, work: Callable[[Run], bool]) -> None:
 def _stop_orphan(run: Run) -> bool:
     """Whoever asked for it was deleted."""
     return request_stop(run.pk, None, "orphaned") is not None
+
+
+def _stop_abandoned(run: Run, window: float) -> bool:
+    """The process is gone that served the stream which owns the run; or it is back, or has let go of the run, since the
+    row was read."""
+    answer = request_stop(run.pk, None, "disconnect", only=abandoned_for(window))
+    return answer is not None and answer.took_effect
 
 
 def end(run: Run) -> bool:

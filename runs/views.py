@@ -13,7 +13,6 @@ from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from knox.auth import TokenAuthentication
-from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -29,20 +28,10 @@ from chat.api.strict import NoFields
 from chat.export import export
 from chat.models import Chat, Message, Workspace
 from chat.serializers import ExportQuery, MessageOut, MessageQuery
-from runs import dispatch, eventlog, feed, journal, stop, stream, sweep
-from runs.allowance import seconds_of_today_left
+from runs import admission, dispatch, early_stop, eventlog, feed, journal, starting, stop, stream
 from runs.database import in_thread
-from runs.errors import (
-    BrokenOff,
-    DayUsedUp,
-    MessageGone,
-    ModelNotAllowed,
-    RequestMisfit,
-    RoleNotFound,
-    RunAlreadyActive,
-    RunIdTaken,
-)
-from runs.models import Run
+from runs.errors import BrokenOff
+from runs.models import Run, RunQuerySet
 from runs.roles import Wish
 from runs.serializers import (
     ChatStop,
@@ -58,15 +47,7 @@ from runs.serializers import (
     WaitQuery,
     cursor,
 )
-from runs.witness import witness
-
-
-def _not_found() -> ApiError:
-    return ApiError(404, "NOT_FOUND", "There is nothing here.")
-
-
-def _no_such_role() -> ApiError:
-    return ApiError(404, "NOT_FOUND", "There is no such role.")
+from runs.starting import no_such_role, not_found
 
 
 class ChatDoor(chat_views.ChatDoor):
@@ -78,7 +59,7 @@ class ChatDoor(chat_views.ChatDoor):
 class ChatList(ChatDoor, chat_views.ChatList):
     def before_role(self, role: UUID, workspace: Workspace) -> None:
         if not Role.objects.usable_in([workspace]).filter(pk=role).exists():
-            raise _no_such_role()
+            raise no_such_role()
 
 
 class ChatDetail(ChatDoor, chat_views.ChatDetail):
@@ -93,6 +74,8 @@ class ChatDetail(ChatDoor, chat_views.ChatDetail):
 
 _ACTIVE_RUN = OpenApiParameter("X-Active-Run", OpenApiTypes.UUID, OpenApiParameter.HEADER, response=[200])
 _LOCATION = OpenApiParameter("Location", OpenApiTypes.URI_REF, OpenApiParameter.HEADER, response=[200, 202])
+_KEY = OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, OpenApiParameter.HEADER)
+_REPLAYED = OpenApiParameter("Idempotent-Replayed", OpenApiTypes.STR, OpenApiParameter.HEADER, response=[200])
 _EXPORTS = {(200, "text/markdown"): OpenApiTypes.STR, (200, "application/json"): OpenApiTypes.OBJECT}
 
 
@@ -146,7 +129,7 @@ class ChatRuns(ChatDoor):
         return self.page(Run.objects.filter(chat=self.chat(chat)), RunOut, "-created_at", "-id")
 
     @extend_schema(
-        parameters=[_LOCATION],
+        parameters=[_KEY, _REPLAYED, _LOCATION],
         request=RunStart,
         responses={202: RunOut, 200: RunOut},
         operation_id="chats_runs_start",
@@ -154,7 +137,7 @@ class ChatRuns(ChatDoor):
     def post(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
         body = self.body(request, RunStart)
-        check_switches(found)
+        starting.check_switches(found.workspace, detached=True)
         start = dispatch.Start(
             chat=found,
             user=request.user,
@@ -164,9 +147,12 @@ class ChatRuns(ChatDoor):
             run_id=body.get("id"),
             files=body["files"],
             replaces=body.get("replaces"),
+            key=starting.key_of(request),
         )
-        run, is_new = start_turn(start)
+        run, is_new = starting.start(start)
         response = Response(RunOut(run).data, status=202 if is_new else 200)
+        if not is_new:
+            response["Idempotent-Replayed"] = "true"
         response["Location"] = f"/api/runs/{run.pk}"
         return response
 
@@ -180,45 +166,6 @@ def _trigger(request: Request, body: dict[str, Any]) -> Run.Trigger:
 def trigger_of_turn(request: Request) -> Run.Trigger:
     by_token = isinstance(request.successful_authenticator, TokenAuthentication)
     return Run.Trigger.API if by_token else Run.Trigger.USER
-
-
-def check_switches(chat: Chat) -> None:
-    if not chat.workspace.ai_chat:
-        raise ApiError(403, "AI_CHAT_OFF", "The AI is switched off in this workspace.")
-    if not chat.workspace.autonomous_runs:
-        raise ApiError(403, "AUTONOMOUS_RUNS_OFF", "Detached runs are switched off in this workspace.")
-
-
-def start_turn(start: dispatch.Start) -> tuple[Run, bool]:
-    try:
-        return dispatch.start_run(start)
-    except (Chat.DoesNotExist, MessageGone) as error:  # since it was looked up, or as far as this chat goes
-        raise _not_found() from error
-    except RequestMisfit as error:
-        raise ValidationError({error.field: [str(error)]}) from error
-    except RoleNotFound as error:
-        raise _no_such_role() from error
-    except ModelNotAllowed as error:
-        raise ValidationError({error.named_by: ["Its model is not among those a run may name."]}) from error
-    except DayUsedUp as error:
-        raise ApiError(429, "RATE_LIMITED", str(error), retry_after=seconds_of_today_left()) from error
-    except RunIdTaken as error:
-        raise ApiError(409, "ID_TAKEN", "This id is taken.") from error
-    except RunAlreadyActive as error:
-        if _healed(start.chat, error.run_id):
-            return start_turn(start)
-        detail = "A run is active in this chat already."
-        raise ApiError(409, "A_RUN_ALREADY_ACTIVE", detail, run_id=str(error.run_id)) from error
-
-
-def _healed(chat: Chat, run_id: UUID) -> bool:
-    """Sweeps a chat whose run looks dead, without waiting for beat. True if that ended the run."""
-    if not witness.can_judge(settings.RUN_STALE_SECONDS):
-        return False
-    if not Run.objects.stale(settings.RUN_STALE_SECONDS).filter(pk=run_id).exists():
-        return False
-    sweep.heal(chat.pk)
-    return not Run.objects.active().filter(pk=run_id).exists()
 
 
 class ChatLatestRun(ChatDoor):
@@ -240,18 +187,27 @@ class ChatStopDoor(ChatDoor):
         active = Run.objects.active().filter(chat=found).first()
         if wanted is not None and active is not None and active.pk != wanted:
             raise ApiError(409, "RUN_MISMATCH", "Another run is active in this chat now.", run_id=str(active.pk))
-        if wanted is not None and not Run.objects.filter(chat=found, pk=wanted).exists():
-            raise _not_found()
+        if wanted is not None:
+            _expect_known(Run.objects.filter(chat=found), wanted, request)
         run_id = wanted or (active.pk if active else None)
         if run_id is None:
             return Response({"stopped": False, "state": "idle", "run": None})
         return _stopped(run_id, request)
 
 
+def _expect_known(runs: RunQuerySet, run_id: UUID, request: Request) -> None:
+    """Where nobody knows the run the stop is remembered, and answered as any other that names nothing."""
+    if runs.filter(pk=run_id).exists():
+        return
+    admission.to_stop_early(request.user)
+    if early_stop.remember(run_id, request.user) or not runs.filter(pk=run_id).exists():
+        raise not_found()
+
+
 def _stopped(run_id: UUID, request: Request) -> Response:
     answer = stop.request_stop(run_id, request.user.pk, "user")
     if answer is None:
-        raise _not_found()
+        raise not_found()
     if answer.run.is_terminal:
         state = "stopped" if answer.took_effect else "already_final"
     else:
@@ -263,7 +219,7 @@ class RunDoor(Door):
     def run(self, run: UUID) -> Run:
         found = Run.objects.owned_by(self.request.user).filter(pk=run).first()
         if found is None:
-            raise _not_found()
+            raise not_found()
         return found
 
 
@@ -294,9 +250,9 @@ class RunSteps(RunDoor):
 class RunStop(RunDoor):
     @extend_schema(request=NoFields, responses=StopOut, operation_id="runs_stop")
     def post(self, request: Request, run: UUID) -> Response:
-        found = self.run(run)
         self.body(request, NoFields)
-        return _stopped(found.pk, request)
+        _expect_known(Run.objects.owned_by(request.user), run, request)
+        return _stopped(run, request)
 
 
 class RunStream(RunDoor):
@@ -313,7 +269,8 @@ class RunStream(RunDoor):
         after = cursor(sent) if sent is not None else None
         if request.method == "HEAD":
             return HttpResponse(content_type="text/event-stream", headers=stream.HEADERS)
-        return streaming(stream.events(found.pk, after), "text/event-stream", stream.HEADERS)
+        pieces = admission.to_stream(request.user, stream.events(found.pk, after))
+        return streaming(pieces, "text/event-stream", stream.HEADERS)
 
 
 class RunWait(RunDoor):

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connection
 
 from agents.llm import ModelClient
-from runs import dispatch, lifecycle, stop, titles
+from runs import dispatch, heartbeat, stop, titles
 from runs.database import TRANSIENT, in_thread
 from runs.executor import Execution, Interrupt
 from runs.lifecycle import Held
@@ -199,10 +199,10 @@ class Worker:
         connection.close()
 
     def _beat(self) -> None:
-        beat = lifecycle.beat([held for held, execution in list(self._live.items()) if execution.is_claimed])
+        beat = heartbeat.beat([held for held, execution in list(self._live.items()) if execution.is_claimed])
         self._loop.call_soon_threadsafe(self._on_beat, beat)
 
-    def _on_beat(self, beat: lifecycle.Beat) -> None:
+    def _on_beat(self, beat: heartbeat.Beat) -> None:
         for held in beat.lost:
             self._interrupt(held, Interrupt.LEASE_LOST)
         if beat.stopping:

@@ -10,6 +10,12 @@ from urllib.parse import urlsplit, urlunsplit
 os.environ.setdefault("PERDURE_STATE", str(Path(tempfile.gettempdir()) / f"perdure-tests-{os.getuid()}"))
 os.environ.setdefault("OPENAI_API_KEY", "none")
 os.environ.setdefault("AGENT_MODELS", "openai/*")
+# What a test is not about does not count what the tests before it did.
+os.environ.setdefault("LIMIT_ACTIVE_RUNS", "0")
+os.environ.setdefault("LIMIT_STARTS_PER_MINUTE", "0")
+os.environ.setdefault("LIMIT_STREAMS", "0")
+os.environ.setdefault("LIMIT_STREAMS_PER_MINUTE", "0")
+os.environ.setdefault("LIMIT_LOGINS_PER_MINUTE", "0")
 
 import pytest
 from redis import Redis

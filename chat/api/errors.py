@@ -43,6 +43,7 @@ _CODES: Mapping[type[Exception], str] = {
 _WORDS = {
     "INVALID": "The request is not valid.",
     "NOT_FOUND": "There is nothing here.",
+    "RATE_LIMITED": "Too many attempts. Try again in a minute.",
     "UNAVAILABLE": "The service is too busy, or cannot reach its database. Try again shortly.",
     "INTERNAL": "Something went wrong on our side.",
 }
@@ -105,6 +106,13 @@ def _summary(errors: Mapping[str, list[str]]) -> str:
 
 def plain_error(status_code: int) -> dict[str, str]:
     """The body of an error that never reached a route."""
-    codes = {400: "INVALID", 403: "FORBIDDEN", 404: "NOT_FOUND", 500: "INTERNAL", 503: "UNAVAILABLE"}
+    codes = {
+        400: "INVALID",
+        403: "FORBIDDEN",
+        404: "NOT_FOUND",
+        429: "RATE_LIMITED",
+        500: "INTERNAL",
+        503: "UNAVAILABLE",
+    }
     code = codes[status_code]
     return {"code": code, "detail": _WORDS.get(code, "You may not do this.")}

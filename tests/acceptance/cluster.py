@@ -23,6 +23,8 @@ from tests.acceptance.client import Client
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 20.0
+# As the Procfile names it.
+APP = "config.asgi:application"
 
 # Small windows, so that a crash takes seconds; production's are ten times as long.
 FAST = {"RUN_HEARTBEAT_SECONDS": "0.5", "RUN_STALE_SECONDS": "3", "RUN_SWEEP_SECONDS": "1"}
@@ -35,6 +37,7 @@ SETTINGS = {
     "LIMIT_ACTIVE_RUNS": "0",
     "LIMIT_STARTS_PER_MINUTE": "0",
     "LIMIT_STREAMS": "0",
+    "LIMIT_STREAMS_PER_MINUTE": "0",
     "LIMIT_LOGINS_PER_MINUTE": "0",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
 }
@@ -212,10 +215,11 @@ class Cluster:
             self.wait_ready(child)
         return child
 
-    def start_web(self, name: str, env: Mapping[str, str] | None = None) -> str:
+    def start_web(self, name: str, env: Mapping[str, str] | None = None, *, app: str = APP) -> str:
         """A further web process; its address."""
         port = free_port()
-        child = self._start(name, self._web_command(port), env)
+        command = [app if word == APP else word for word in self._web_command(port)]
+        child = self._start(name, command, env)
         wait_for(child, lambda: responds(f"http://127.0.0.1:{port}/readyz"), READY_SECONDS)
         return f"http://127.0.0.1:{port}"
 
@@ -334,6 +338,8 @@ class Cluster:
             return responds(f"{self.model_address}/healthz")
         if child is self.children.get("beat"):
             return child.has_said("beat: Starting...")
+        if child.name.startswith("web-"):
+            return child.has_said("Application startup complete.")
         return child.has_said(" ready.")
 
 

@@ -17,11 +17,13 @@ from tests.api.callers import Api, Json
 class Route:
     """`body` goes with it, the ids of a run and its chat put into `{run}` and `{chat}` as in an address. `tells` says
     whether its answer to a GET tells of one's own things; `makes`, that it makes something of the asker's own;
+    `claims`, that it makes it under the id that is asked for, if nobody has that;
     `is_stream`, that its answer may go on for ever."""
 
     body: Json | None = None
     tells: bool = True
     makes: bool = False
+    claims: bool = False
     is_stream: bool = False
 
 
@@ -46,6 +48,15 @@ ROUTES = {
     "runs_stream": Route(is_stream=True),
     "runs_wait": Route(tells=False),  # until the run has ended: see test_stream.py
     "runs_stop": Route(),
+    "ai_sdk_send": Route(
+        {
+            "id": "{chat}",
+            "trigger": "submit-message",
+            "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "taken over"}]}],
+        },
+        claims=True,
+    ),
+    "ai_sdk_stream": Route(is_stream=True),
     "events": Route(is_stream=True),
 }
 

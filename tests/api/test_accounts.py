@@ -8,8 +8,8 @@ from django.contrib.auth import get_user_model
 from django.contrib.sessions.models import Session
 
 from chat.models import Chat, Token
-from tests.api.callers import Api, assert_refused, token_of
-from tests.factories import MembershipFactory
+from tests.api.callers import Api, assert_refused, by_session, token_of
+from tests.factories import MembershipFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -92,3 +92,9 @@ def test_who_has_left_a_workspace_reaches_nothing_in_it(api: Api, chat: Chat) ->
     assert_refused(api.get(f"/api/chats/{chat.pk}"), "NOT_FOUND")
     assert api.get("/api/chats").json()["results"] == []
     assert api.get("/api/me").json()["workspaces"] == []
+
+
+def test_the_switches_of_a_workspace_are_in_the_admin(chat: Chat) -> None:
+    admin = by_session(UserFactory(is_staff=True, is_superuser=True))
+    page = admin.get(f"/admin/chat/workspace/{chat.workspace_id}/change/").text
+    assert all(f'name="{switch}"' in page for switch in ("ai_chat", "autonomous_runs"))

@@ -163,12 +163,33 @@ def test_a_busy_chat_takes_no_second_message(api: Api, chat: Chat) -> None:
     assert refused["run_id"] == str(run.pk)
 
 
-@pytest.mark.parametrize(("switch", "code"), [("ai_chat", "AI_CHAT_OFF"), ("autonomous_runs", "AUTONOMOUS_RUNS_OFF")])
-def test_the_switches_of_the_workspace_hold_here_too(api: Api, chat: Chat, switch: str, code: str) -> None:
-    setattr(chat.workspace, switch, False)
+def test_where_the_ai_is_switched_off_nothing_is_said(api: Api, chat: Chat) -> None:
+    chat.workspace.ai_chat = False
     chat.workspace.save()
     with nothing_changed():
-        assert_refused(send(api, chat, user_message()), code)
+        assert_refused(send(api, chat, user_message()), "AI_CHAT_OFF")
+
+
+@pytest.mark.parametrize("autonomous", [False, True])
+def test_whose_a_run_is_says_the_workspace(api: Api, chat: Chat, autonomous: bool) -> None:
+    chat.workspace.autonomous_runs = autonomous
+    chat.workspace.save()
+    assert send(api, chat, user_message()).status_code == 200
+    assert Run.objects.get(chat=chat).detached == autonomous
+
+
+def test_who_has_too_many_streams_open_begins_nothing(api: Api, chat: Chat, settings: Any, redis: Any) -> None:
+    settings.LIMIT_STREAMS = 1
+    followed = send(api, chat, user_message())
+    assert followed.status_code == 200
+    with nothing_changed():
+        assert_refused(send(api, uuid4(), user_message()), "TOO_MANY_STREAMS")
+    # and a turn that is refused takes no place
+    settings.LIMIT_STREAMS = 2
+    for _ in range(3):
+        refused = send(api, chat, user_message(), trigger="regenerate-message", messageId=str(uuid4()))
+        assert_refused(refused, "NOT_FOUND")
+    assert send(api, uuid4(), user_message()).status_code == 200
 
 
 # Edited and written anew

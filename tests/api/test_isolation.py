@@ -108,7 +108,8 @@ def test_every_answer_is_the_same_whether_there_is_something_of_anothers_or_not(
     api = by_session(request.getfixturevalue(who))
 
     def answers() -> list[str]:
-        return [said(operation.ask(api, run)) for operation in operations() if not operation.route.makes]
+        fixed = [operation for operation in operations() if not (operation.route.makes or operation.route.claims)]
+        return [said(operation.ask(api, run)) for operation in fixed]
 
     while_it_is_there = answers()
     Chat.objects.filter(pk=run.chat_id).delete()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import path
 
 from config.handler import Handler
@@ -15,6 +15,7 @@ from config.handler import Handler
 go_on = threading.Event()
 here = threading.Semaphore(0)
 connections: list[Any] = []
+bodies: list["Body"] = []
 
 
 def slow(request: HttpRequest) -> HttpResponse:
@@ -29,11 +30,37 @@ def asks_database(request: HttpRequest) -> HttpResponse:
     return HttpResponse("asked")
 
 
+class Body:
+    """A body as `runs.attached` has one: it wants to know of its end."""
+
+    def __init__(self) -> None:
+        self.begun, self.closed = asyncio.Event(), threading.Event()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        self.begun.set()
+        yield b"a"
+        await asyncio.sleep(60)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def streams(request: HttpRequest) -> StreamingHttpResponse:
+    bodies.append(Body())
+    here.release()
+    if "slowly" in request.GET:
+        go_on.wait(10)
+    return StreamingHttpResponse(bodies[-1])
+
+
 def healthz(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
-urlpatterns = [path("slow", slow), path("asks", asks_database), path("healthz", healthz)]
+urlpatterns = [path("slow", slow), path("asks", asks_database), path("healthz", healthz), path("streams", streams)]
 
 
 @pytest.fixture(autouse=True)
@@ -50,15 +77,18 @@ async def _nobody_is_kept() -> AsyncIterator[None]:
     go_on.set()
 
 
-async def get(handler: Handler, path: str) -> tuple[int, bytes]:
-    scope = {
+def scope(path: str, query: bytes = b"") -> dict[str, Any]:
+    return {
         "type": "http",
         "http_version": "1.1",
         "method": "GET",
         "path": path,
-        "query_string": b"",
+        "query_string": query,
         "headers": [(b"host", b"here")],
     }
+
+
+async def get(handler: Handler, path: str) -> tuple[int, bytes]:
     asked = False
     sent: list[dict[str, Any]] = []
 
@@ -74,7 +104,7 @@ async def get(handler: Handler, path: str) -> tuple[int, bytes]:
         # A reader that never reads could keep us here for ever; nothing must be held by now.
         assert all(held.closed for held in connections)
 
-    await handler(scope, receive, send)
+    await handler(scope(path), receive, send)
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
@@ -131,3 +161,44 @@ async def test_a_file_that_is_not_there_is_a_404() -> None:
 
 async def test_a_file_that_is_there_is_served() -> None:
     assert (await get(Handler(), "/static/chat/page.js"))[0] == 200
+
+
+async def ask(handler: Handler, gone: asyncio.Event, query: bytes = b"") -> None:
+    """A client that goes away."""
+    asked = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        if asked:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+        asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        pass
+
+    await handler(scope("/streams", query), receive, send)
+
+
+async def test_a_stream_is_closed_when_its_client_goes_away() -> None:
+    gone = asyncio.Event()
+    asking = asyncio.create_task(ask(Handler(), gone))
+    await arrive(1)
+    await asyncio.wait_for(bodies[-1].begun.wait(), 5)
+    assert not bodies[-1].closed.is_set()
+    gone.set()
+    assert await asyncio.to_thread(bodies[-1].closed.wait, 2)
+    await asking
+
+
+async def test_a_stream_is_closed_whose_client_went_away_before_it_began() -> None:
+    gone = asyncio.Event()
+    asking = asyncio.create_task(ask(Handler(), gone, b"slowly"))
+    await arrive(1)
+    gone.set()
+    await asyncio.sleep(0.05)  # so that the handler has heard of it while its thread still works
+    go_on.set()
+    assert await asyncio.to_thread(bodies[-1].closed.wait, 2)
+    assert not bodies[-1].begun.is_set()
+    await asking

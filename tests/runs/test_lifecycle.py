@@ -11,7 +11,7 @@ from django.db import IntegrityError, connection, transaction
 
 from agents.llm import Usage
 from agents.steps import Call, ModelStep, Outcome
-from runs import lifecycle
+from runs import heartbeat, lifecycle
 from runs.ending import COMPLETED
 from runs.errors import LeaseLost
 from runs.models import Run, Step, ToolCall
@@ -48,7 +48,7 @@ VERBS: dict[str, tuple[Callable[[Run], Any], set[str]]] = {
     "take_over": (lambda run: lifecycle.take_over(run, "sweep"), {"running"}),
     "send_again": (lambda run: lifecycle.send_again(Run.objects.filter(pk=run.pk), 10), {"pending"}),
     "note_unsent": (lambda run: lifecycle.note_unsent([(run.pk, run.attempt)]), {"pending"}),
-    "beat": (lambda run: lifecycle.beat([(run.pk, run.attempt)]), {"running"}),
+    "beat": (lambda run: heartbeat.beat([(run.pk, run.attempt)]), {"running"}),
 }
 
 
@@ -224,7 +224,7 @@ def test_one_locked_row_does_not_hold_up_the_other_heartbeats() -> None:
     before = {run.pk: run.heartbeat_at for run in runs}
     with transaction.atomic():
         Run.objects.select_for_update().get(pk=runs[0].pk)
-        (beat,) = at_once(1, lambda: lifecycle.beat([(run.pk, run.attempt) for run in runs]))
+        (beat,) = at_once(1, lambda: heartbeat.beat([(run.pk, run.attempt) for run in runs]))
     # the locked one is not thought lost either
     assert beat.lost == set()
     after = dict(Run.objects.values_list("pk", "heartbeat_at"))
@@ -235,7 +235,7 @@ def test_a_heartbeat_tells_of_stops_and_of_lost_leases() -> None:
     stopping, lost, gone = run_in("running"), run_in("running"), uuid4()
     lifecycle.request_stop(stopping.pk, None, "user")
     lifecycle.rescue(Run.objects.filter(pk=lost.pk), 1)
-    beat = lifecycle.beat([(stopping.pk, 1), (lost.pk, 1), (gone, 1)])
+    beat = heartbeat.beat([(stopping.pk, 1), (lost.pk, 1), (gone, 1)])
     assert beat.stopping == {(stopping.pk, 1)}
     assert beat.lost == {(lost.pk, 1), (gone, 1)}
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('runs', '0003_summary'),
+        ('runs', '0004_keys_early_stops_and_attachment'),
     ]
 
     operations = [

@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chat', '0003_role_and_daily_limits'),
+        ('chat', '0004_message_client_id'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
