@@ -231,3 +231,32 @@ def test_a_user_deleted_under_a_run_stops_it(proxied: ProxiedCluster) -> None:
     assert wait_until(
         lambda: proxied.query("SELECT 1 FROM runs_run WHERE id = %s AND status = 'running'", run["id"]) == [], 5
     )
+
+
+@pytest.mark.chaos
+def test_five_hundred_who_wait_for_one_run_take_no_connection_and_are_all_answered(
+    proxied: ProxiedCluster, person: Client
+) -> None:
+    run, key = streaming(person, "tokens:1000 rate:1")
+    connected = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    queries = "SELECT sum(calls_of_all) FROM (SELECT xact_commit AS calls_of_all FROM pg_stat_database) AS stats"
+    waiting = {**run, "stream_url": f"/api/runs/{run['id']}/wait?timeout=60"}
+    ((before,),) = proxied.query(connected)
+    with silent_readers(proxied, person, waiting, 500) as sockets:
+        for one in sockets:
+            one.settimeout(30)
+            assert one.recv(12) == b"HTTP/1.1 200"  # the head comes at once, the body when the run has ended
+        time.sleep(1)
+        ((now,),) = proxied.query(connected)
+        assert now <= before + MOST_CONNECTIONS
+        ((asked,),) = proxied.query(queries)
+        time.sleep(5)
+        ((asked_later,),) = proxied.query(queries)
+        assert asked_later - asked < 250, "they ask the database, again and again"
+        assert person.stop(run["id"])["state"] == "requested"
+        for one in sockets:
+            body = b""
+            while not body.rstrip().endswith(b"0"):  # the last of the chunks it is sent in
+                body += one.recv(65536)
+            assert b'"status":"aborted"' in body
+    audit(proxied, person, run, key, expected_calls=1)

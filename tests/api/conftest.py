@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.db import connection
+from django.test import Client
 
 from chat.models import Chat
 from runs.tail import tail
@@ -33,6 +35,13 @@ def chat() -> Chat:
 @pytest.fixture
 def person(chat: Chat) -> Any:
     return chat.created_by
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("root"))
+    return client
 
 
 @pytest.fixture

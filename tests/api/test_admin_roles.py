@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from django.contrib.auth import get_user_model
 from django.test import Client
 from django.urls import reverse
 
@@ -15,13 +14,6 @@ from tests.factories import RoleFactory, WorkspaceFactory
 pytestmark = pytest.mark.django_db
 
 ADD = "/admin/agents/role/add/"
-
-
-@pytest.fixture
-def admin() -> Client:
-    client = Client()
-    client.force_login(get_user_model().objects.create_superuser("root"))
-    return client
 
 
 def form(**fields: Any) -> dict[str, Any]:

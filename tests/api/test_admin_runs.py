@@ -16,13 +16,6 @@ pytestmark = pytest.mark.django_db
 RUNS = "/admin/runs/run/"
 
 
-@pytest.fixture
-def admin() -> Client:
-    client = Client()
-    client.force_login(get_user_model().objects.create_superuser("root"))
-    return client
-
-
 def stop(client: Client, *runs: Run) -> Any:
     selected = [str(run.pk) for run in runs]
     return client.post(RUNS, {"action": "stop_selected", "_selected_action": selected}, follow=True)

@@ -29,7 +29,7 @@ MEASURES: dict[str, tuple[Callable[[Session], Awaitable[list[Row]]], float]] = {
     "first": (latency.measure_first_text, 40),
     "crowd": (latency.measure_crowd, 60),
     "stop": (stopping.measure, 60),
-    "fanout": (fanout.measure, 40),
+    "fanout": (fanout.measure, 90),
     "throughput": (throughput.measure, 90),
     "live": (live.measure, 400),
     "profile": (profile.measure, 40),
