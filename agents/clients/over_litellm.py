@@ -9,11 +9,11 @@ from contextlib import aclosing, suppress
 from decimal import Decimal
 from typing import Any
 
+from agents.clients.thoughts import Thoughts
 from agents.llm import (
     CONNECT_SECONDS,
     CallPiece,
     Delta,
-    Echo,
     Finished,
     ModelError,
     ModelRequest,
@@ -46,6 +46,10 @@ _CODES: Mapping[str, str] = {
     "APIError": "provider_error",
 }
 
+
+# Who reads `reasoning_content` again: DeepSeek, Moonshot and Z.AI want it back with a call, the others hand it to the
+# model. litellm shows everybody's reasoning under this name, but Groq and Cerebras refuse a request that holds it.
+_TAKE_PLAIN_REASONING = ("deepseek", "moonshot", "zai", "minimax", "openrouter", "hosted_vllm", "openai")
 
 _GEMINI = ("gemini", "vertex_ai", "vertex_ai_beta")
 
@@ -152,13 +156,14 @@ def _watched(response: Any) -> list[str]:
 async def _deltas(response: Any, model: str, ends: list[str] | None) -> AsyncGenerator[Delta, None]:
     """`ends` are those that Gemini named; None for all other providers."""
     cleaner = TextCleaner()
-    usage, thought = None, False
+    usage = None
+    thoughts, takes_plain = Thoughts(), response.custom_llm_provider in _TAKE_PLAIN_REASONING
     answered_by = model
     async for chunk in response:
         usage = getattr(chunk, "usage", None) or usage
         answered_by = chunk.model or answered_by
         for choice in chunk.choices[:1]:
-            thought = thought or _thought(choice.delta)
+            _gather(thoughts, choice.delta, takes_plain)
             for delta in _pieces(choice.delta, cleaner):
                 yield delta
         # What has arrived already is parsed without a pause: for seconds, a burst would hold up all other runs.
@@ -174,35 +179,24 @@ async def _deltas(response: Any, model: str, ends: list[str] | None) -> AsyncGen
         raise ModelError("content_filter", "The model's provider withheld the rest of the answer.")
     # Where the provider counted nothing, litellm did; its own guess is in none of the chunks that came.
     estimated = not any(getattr(chunk, "usage", None) for chunk in response.chunks)
-    echo = _echo(response.chunks) if thought else Echo()
-    yield Finished(str(reason), _usage(usage, model, estimated), TextCleaner().clean(str(answered_by)), echo)
+    answered_by = TextCleaner().clean(str(answered_by))
+    yield Finished(str(reason), _usage(usage, model, estimated), answered_by, thoughts.echo())
 
 
-def _thought(delta: Any) -> bool:
-    """Whether a delta holds anything that its provider may want to read again."""
-    signed = (getattr(call, "provider_specific_fields", None) for call in delta.tool_calls or ())
-    return bool(getattr(delta, "reasoning_content", None) or getattr(delta, "thinking_blocks", None) or any(signed))
-
-
-def _echo(chunks: list[Any]) -> Echo:
-    """Anthropic's blocks of thinking and Gemini's signatures of tool calls, as litellm takes them back; where there are
-    neither, the plain reasoning."""
-    import litellm
-    from litellm.litellm_core_utils.prompt_templates.factory import get_thought_signature_from_tool
-
-    whole: Any = litellm.stream_chunk_builder(chunks)
-    message = whole.choices[0].message.model_dump() if whole else {}
-    signatures = enumerate(map(get_thought_signature_from_tool, message.get("tool_calls") or ()))
-    calls = {
-        position: {"provider_specific_fields": {"thought_signature": signature}}
-        for position, signature in signatures
-        if signature
-    }
-    blocks = message.get("thinking_blocks")
-    if blocks:
-        return Echo({"thinking_blocks": blocks}, calls)
-    reasoning = message.get("reasoning_content")
-    return Echo({"reasoning_content": reasoning} if reasoning and not calls else {}, calls)
+def _gather(thoughts: Thoughts, delta: Any, takes_plain: bool) -> None:
+    """As litellm takes it back: blocks of thinking (Anthropic, Bedrock), signatures of calls and of text (Gemini), plain
+    reasoning where `_TAKE_PLAIN_REASONING` says so."""
+    if takes_plain and (thinking := getattr(delta, "reasoning_content", None)):
+        thoughts.say("reasoning_content", thinking)
+    thoughts.add_blocks("thinking_blocks", getattr(delta, "thinking_blocks", None))
+    for call in delta.tool_calls or ():
+        signature = (getattr(call, "provider_specific_fields", None) or {}).get("thought_signature")
+        signed = {"provider_specific_fields": {"thought_signature": signature}} if signature else {}
+        thoughts.sign_call(call.index or 0, **signed)
+    # A chunk with calls repeats their signatures as its own.
+    fields = (not delta.tool_calls and getattr(delta, "provider_specific_fields", None)) or {}
+    if signatures := fields.get("thought_signatures"):
+        thoughts.sign(provider_specific_fields={"thought_signatures": signatures})
 
 
 def _pieces(delta: Any, cleaner: TextCleaner) -> list[Delta]:
