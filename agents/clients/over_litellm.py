@@ -49,7 +49,7 @@ _CODES: Mapping[str, str] = {
 
 # Who reads `reasoning_content` again: DeepSeek, Moonshot and Z.AI want it back with a call, the others hand it to the
 # model. litellm shows everybody's reasoning under this name, but Groq and Cerebras refuse a request that holds it.
-_TAKE_PLAIN_REASONING = ("deepseek", "moonshot", "zai", "minimax", "openrouter", "hosted_vllm", "openai")
+_TAKE_PLAIN_REASONING = ("deepseek/", "moonshot/", "zai/", "minimax/", "openrouter/", "hosted_vllm/", "openai/")
 
 _GEMINI = ("gemini", "vertex_ai", "vertex_ai_beta")
 
@@ -157,7 +157,7 @@ async def _deltas(response: Any, model: str, ends: list[str] | None) -> AsyncGen
     """`ends` are those that Gemini named; None for all other providers."""
     cleaner = TextCleaner()
     usage = None
-    thoughts, takes_plain = Thoughts(), response.custom_llm_provider in _TAKE_PLAIN_REASONING
+    thoughts, takes_plain = Thoughts(), model.startswith(_TAKE_PLAIN_REASONING)
     answered_by = model
     async for chunk in response:
         usage = getattr(chunk, "usage", None) or usage
@@ -184,7 +184,7 @@ async def _deltas(response: Any, model: str, ends: list[str] | None) -> AsyncGen
 
 
 def _gather(thoughts: Thoughts, delta: Any, takes_plain: bool) -> None:
-    """As litellm takes it back: blocks of thinking (Anthropic, Bedrock), signatures of calls and of text (Gemini), plain
+    """As litellm takes it back: blocks of thinking (Anthropic), signatures of calls and of text (Gemini), and plain
     reasoning where `_TAKE_PLAIN_REASONING` says so."""
     if takes_plain and (thinking := getattr(delta, "reasoning_content", None)):
         thoughts.say("reasoning_content", thinking)

@@ -129,6 +129,30 @@ async def test_gemini_reads_the_signature_of_its_call_again(wire: Wire) -> None:
     assert "8" in str(result["function_response"]["response"])
 
 
+async def test_gemini_reads_the_signature_of_what_it_said_before_a_call_again(wire: Wire) -> None:
+    said, called = {"text": "let me see"}, {"functionCall": {"name": "double", "args": {"number": 4}}}
+    wire.will(gemini({**said, "thoughtSignature": "dGV4dA=="}, {**called, "thoughtSignature": "Y2FsbA=="}), gemini())
+    await whole_turn(wire, GEMINI)
+    text, call = wire.asked[1]["contents"][-2]["parts"]
+    assert text == {"text": "let me see", "thoughtSignature": "dGV4dA=="}
+    assert call["thoughtSignature"] == "Y2FsbA=="
+
+
+async def test_of_calls_at_once_each_keeps_its_own_signature(wire: Wire) -> None:
+    first, second = ({"functionCall": {"name": "double", "args": {"number": number}}} for number in (4, 5))
+    wire.will(gemini(first, {**second, "thoughtSignature": "c2lnbmVk"}), gemini({"text": "8"}))
+    await whole_turn(wire, GEMINI)
+    assert [part.get("thoughtSignature") for part in wire.asked[1]["contents"][-2]["parts"]] == [None, "c2lnbmVk"]
+
+
+async def test_claude_is_not_asked_to_think_on_from_a_call_without_thoughts(wire: Wire) -> None:
+    # it refuses that; another model made the call, or what came with it could not be stored
+    wire.will(anthropic(call_block("double", '{"number": 4}'), stop="tool_use"), anthropic(text_block("8")))
+    await whole_turn(wire, CLAUDE)
+    assert "thinking" in wire.asked[0]
+    assert "thinking" not in wire.asked[1]
+
+
 TOO_LONG = {
     CLAUDE: "prompt is too long: 210000 tokens > 200000 maximum",
     GEMINI: "The input token count (1100000) exceeds the maximum number of tokens allowed (1048576).",
