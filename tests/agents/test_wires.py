@@ -194,7 +194,41 @@ async def test_a_refusal_has_our_code_and_none_of_the_provider_s_words(
     assert "sk-canary" not in str(caught.value)
 
 
-BUSY = anthropic_event({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}})
+BUSY = anthropic_event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+NO_REASON = anthropic_event({"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": 3}})
+LIMITED = b"data: " + gemini_error(429, "RESOURCE_EXHAUSTED") + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "answer", "code"),
+    [
+        (CLAUDE, BUSY, "overloaded"),
+        (CLAUDE, anthropic(text_block("half"), stop=None) + BUSY, "overloaded"),
+        (CLAUDE, anthropic(text_block("half"), stop=None) + NO_REASON, "stream_truncated"),
+        (GEMINI, gemini({"text": "half"}, reason=None) + LIMITED, "rate_limit"),
+        (GEMINI, gemini({"text": "half"}, reason=None), "stream_truncated"),
+        (GEMINI, gemini({"text": "half"}, reason="MALFORMED_FUNCTION_CALL"), "provider_error"),
+    ],
+)
+async def test_an_error_in_mid_stream_has_our_code(wire: Wire, model: str, answer: bytes, code: str) -> None:
+    wire.will(answer)
+    with pytest.raises(ModelError) as caught:
+        await deltas(wire, model)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("model", "answer"),
+    [
+        (CLAUDE, anthropic(text_block("half"), stop="max_tokens")),
+        (GEMINI, gemini({"text": "half"}, reason="MAX_TOKENS")),
+    ],
+)
+async def test_an_answer_that_ran_into_its_limit_says_so(wire: Wire, model: str, answer: bytes) -> None:
+    wire.will(answer)
+    end = (await deltas(wire, model))[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "length"
 
 
 @pytest.mark.parametrize(
