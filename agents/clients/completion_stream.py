@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from agents.clients.prices import cost_usd
-from agents.llm import CallPiece, Delta, Echo, Finished, ModelError, Said, TextCleaner, Usage, provider_error
+from agents.clients.thoughts import Thoughts
+from agents.llm import CallPiece, Delta, Finished, ModelError, Said, TextCleaner, Usage, provider_error
 
 # Of one event no more is read.
 LONGEST_EVENT = 16 * 1024 * 1024
@@ -37,6 +38,8 @@ class _Function(msgspec.Struct):
 class _ToolCall(msgspec.Struct):
     index: int | None = None
     function: _Function | None = None
+    # Gemini, where it speaks this format, signs calls here.
+    extra_content: Any = None
 
 
 class _Delta(msgspec.Struct):
@@ -45,6 +48,8 @@ class _Delta(msgspec.Struct):
     # Under two names: DeepSeek and vLLM, OpenRouter and Ollama.
     reasoning_content: str | None = None
     reasoning: str | None = None
+    # OpenRouter: the same, signed.
+    reasoning_details: Any = None
     tool_calls: list[_ToolCall] | None = None
 
 
@@ -86,8 +91,8 @@ class CompletionStream:
         self._calls = 0
         self._usage: _Usage | None = None
         self._reason: str | None = None
-        # Reasoning goes back under the name it came with.
-        self._thoughts: dict[str, list[str]] = {}
+        # Reasoning goes back under the name it came with: Groq and Cerebras refuse the other one.
+        self._thoughts = Thoughts()
 
     def feed(self, data: bytes) -> Iterator[Delta]:
         """Raises ModelError."""
@@ -115,8 +120,7 @@ class CompletionStream:
             raise provider_error("stream_truncated")
         if self._reason == "content_filter":
             raise ModelError("content_filter", "The model's provider withheld the rest of the answer.")
-        echo = Echo({name: "".join(pieces) for name, pieces in self._thoughts.items()})
-        yield Finished(self._reason, self._priced(), TextCleaner().clean(self._answered_by), echo)
+        yield Finished(self._reason, self._priced(), TextCleaner().clean(self._answered_by), self._thoughts.echo())
 
     def _deltas(self, event: bytes) -> Iterator[Delta]:
         chunk = _chunk(event)
@@ -132,9 +136,11 @@ class CompletionStream:
     def _pieces(self, delta: _Delta) -> Iterator[Delta]:
         if thinking := delta.reasoning_content or delta.reasoning:
             name = "reasoning_content" if delta.reasoning_content else "reasoning"
-            self._thoughts.setdefault(name, []).append(thinking)
+            self._thoughts.say(name, thinking)
             if thinking := self._thinking.clean(thinking):
                 yield Said("reasoning", thinking)
+        if delta.reasoning_details:
+            self._thoughts.add_blocks("reasoning_details", delta.reasoning_details)
         if (said := delta.content or delta.refusal) and (said := self._cleaner.clean(said)):
             yield Said("text", said)
         for call in delta.tool_calls or ():
@@ -146,6 +152,7 @@ class CompletionStream:
         # Without a number it is a call of its own where it has a name, and goes on with the last one where not.
         index = call.index if call.index is not None else max(0, self._calls if name else self._calls - 1)
         self._calls = max(self._calls, index + 1)
+        self._thoughts.sign_call(index, **({"extra_content": call.extra_content} if call.extra_content else {}))
         return CallPiece(index, name, TextCleaner().clean(function.arguments or ""))
 
     def _priced(self) -> Usage:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from decimal import Decimal
 from typing import Any
 
+from agents.clients.thoughts import Thoughts
 from agents.llm import (
     CONNECT_SECONDS,
     CallPiece,
     Delta,
-    Echo,
     Finished,
     ModelError,
     ModelRequest,
@@ -47,10 +47,18 @@ _CODES: Mapping[str, str] = {
 }
 
 
-_GEMINI = ("gemini", "vertex_ai", "vertex_ai_beta")
+# Who reads `reasoning_content` again: DeepSeek, Moonshot and Z.AI want it back with a call, the others hand it to the
+# model. litellm shows everybody's reasoning under this name, but Groq and Cerebras refuse a request that holds it.
+_TAKE_PLAIN_REASONING = ("deepseek/", "moonshot/", "zai/", "minimax/", "openrouter/", "hosted_vllm/", "openai/")
+
+# Providers of which litellm makes "stop" of every end that is none, so that an answer that was cut off looks whole.
+_MAKES_UP_ENDS = ("anthropic", "gemini", "vertex_ai", "vertex_ai_beta")
 
 # What litellm takes for one of its general errors, told by the provider's own words.
-_WORDS = {"request_too_large": "context_overflow", "overloaded_error": "overloaded"}
+_WORDS = {"request_too_large": "context_overflow", "overloaded": "overloaded"}
+
+# What Gemini calls a call that it failed to write; litellm calls it "stop", like an answer.
+_MALFORMED_CALL = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL")
 
 
 def model_error(error: Exception) -> ModelError:
@@ -64,7 +72,7 @@ def model_error(error: Exception) -> ModelError:
     if code == "bad_request" and getattr(error, "status_code", None) == 403:
         code = "permission"
     if code in ("bad_request", "provider_error"):
-        said = str(error)
+        said = str(error).lower()
         code = next((meant for word, meant in _WORDS.items() if word in said), code)
     return provider_error(code, retry_after(headers))
 
@@ -115,9 +123,8 @@ async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
             # The real bound is the caller's: a provider that sends comments for ever never trips this one.
             timeout=httpx.Timeout(request.stall, connect=CONNECT_SECONDS),
         )
-        ends = _watched(response) if response.custom_llm_provider in _GEMINI else None
         # Both: closing the one does not close the other, nor the socket below.
-        async with aclosing(response), aclosing(_deltas(response, request.model, ends)) as deltas:
+        async with aclosing(response), aclosing(_deltas(response, request.model, _watched(response))) as deltas:
             async for delta in deltas:
                 yield delta
     except ModelError:
@@ -126,39 +133,57 @@ async def stream(request: ModelRequest, /) -> AsyncGenerator[Delta, None]:
         raise model_error(error) from error
 
 
-def _watched(response: Any) -> list[str]:
-    """Will hold the ends that Gemini itself names, of the answer or of the conversation. litellm makes "stop" of every
-    chunk without one, so that an answer that was cut off looks whole; its parser is the last that sees the wire."""
+def _watched(response: Any) -> list[str] | None:
+    """Will hold the ends that the provider itself names, of the answer or of the conversation: litellm's parser is the
+    last that sees the wire. None where litellm may be believed."""
     ends: list[str] = []
+    if response.custom_llm_provider not in _MAKES_UP_ENDS:
+        return None
+
+    def watch(chunks: Any) -> Any:
+        parse = chunks.chunk_parser
+
+        def parse_watched(chunk: dict[str, Any]) -> Any:
+            ends.extend(_ends(chunk))
+            return parse(chunk)
+
+        chunks.chunk_parser = parse_watched
+        return chunks
+
+    if (chunks := response.completion_stream) is not None:
+        if not hasattr(chunks, "chunk_parser"):  # a guest on Vertex, which litellm calls by OpenAI's client
+            return None
+        watch(chunks)
+        return ends
     connect = response.make_call
 
     async def connect_and_watch(**options: Any) -> Any:
-        chunks = await connect(**options)
-        parse = chunks.chunk_parser
-
-        def watch(chunk: dict[str, Any]) -> Any:
-            named = [candidate.get("finishReason") for candidate in chunk.get("candidates") or ()]
-            named.append((chunk.get("promptFeedback") or {}).get("blockReason"))
-            ends.extend(filter(None, named))
-            return parse(chunk)
-
-        chunks.chunk_parser = watch
-        return chunks
+        return watch(await connect(**options))
 
     response.make_call = connect_and_watch
     return ends
 
 
+def _ends(chunk: dict[str, Any]) -> Iterator[str]:
+    """As Anthropic names them, Gemini, and on Vertex others in the format of OpenAI."""
+    named = [(chunk.get("delta") or {}).get("stop_reason")]
+    named += [candidate.get("finishReason") for candidate in chunk.get("candidates") or ()]
+    named.append((chunk.get("promptFeedback") or {}).get("blockReason"))
+    named += [choice.get("finish_reason") for choice in chunk.get("choices") or ()]
+    return filter(None, named)
+
+
 async def _deltas(response: Any, model: str, ends: list[str] | None) -> AsyncGenerator[Delta, None]:
-    """`ends` are those that Gemini named; None for all other providers."""
+    """`ends` are those that the provider named; None where litellm may be believed."""
     cleaner = TextCleaner()
-    usage, thought = None, False
+    usage = None
+    thoughts, takes_plain = Thoughts(), model.startswith(_TAKE_PLAIN_REASONING)
     answered_by = model
     async for chunk in response:
         usage = getattr(chunk, "usage", None) or usage
         answered_by = chunk.model or answered_by
         for choice in chunk.choices[:1]:
-            thought = thought or _thought(choice.delta)
+            _gather(thoughts, choice.delta, takes_plain)
             for delta in _pieces(choice.delta, cleaner):
                 yield delta
         # What has arrived already is parsed without a pause: for seconds, a burst would hold up all other runs.
@@ -167,42 +192,35 @@ async def _deltas(response: Any, model: str, ends: list[str] | None) -> AsyncGen
         yield Said("text", rest)
     # litellm ends a stream that was merely cut off like a whole one, with a made-up reason (litellm#40260); what the
     # provider really said stands here.
-    reason = response.received_finish_reason if ends is None else response.intermittent_finish_reason if ends else None
+    reason = response.received_finish_reason
+    if ends is not None:
+        reason = (response.intermittent_finish_reason or reason) if ends else None
     if reason is None:
         raise provider_error("stream_truncated")
+    if ends and ends[-1] in _MALFORMED_CALL:
+        raise provider_error("provider_error")
     if reason == "content_filter":
         raise ModelError("content_filter", "The model's provider withheld the rest of the answer.")
     # Where the provider counted nothing, litellm did; its own guess is in none of the chunks that came.
     estimated = not any(getattr(chunk, "usage", None) for chunk in response.chunks)
-    echo = _echo(response.chunks) if thought else Echo()
-    yield Finished(str(reason), _usage(usage, model, estimated), TextCleaner().clean(str(answered_by)), echo)
+    answered_by = TextCleaner().clean(str(answered_by))
+    yield Finished(str(reason), _usage(usage, model, estimated), answered_by, thoughts.echo())
 
 
-def _thought(delta: Any) -> bool:
-    """Whether a delta holds anything that its provider may want to read again."""
-    signed = (getattr(call, "provider_specific_fields", None) for call in delta.tool_calls or ())
-    return bool(getattr(delta, "reasoning_content", None) or getattr(delta, "thinking_blocks", None) or any(signed))
-
-
-def _echo(chunks: list[Any]) -> Echo:
-    """Anthropic's blocks of thinking and Gemini's signatures of tool calls, as litellm takes them back; where there are
-    neither, the plain reasoning."""
-    import litellm
-    from litellm.litellm_core_utils.prompt_templates.factory import get_thought_signature_from_tool
-
-    whole: Any = litellm.stream_chunk_builder(chunks)
-    message = whole.choices[0].message.model_dump() if whole else {}
-    signatures = enumerate(map(get_thought_signature_from_tool, message.get("tool_calls") or ()))
-    calls = {
-        position: {"provider_specific_fields": {"thought_signature": signature}}
-        for position, signature in signatures
-        if signature
-    }
-    blocks = message.get("thinking_blocks")
-    if blocks:
-        return Echo({"thinking_blocks": blocks}, calls)
-    reasoning = message.get("reasoning_content")
-    return Echo({"reasoning_content": reasoning} if reasoning and not calls else {}, calls)
+def _gather(thoughts: Thoughts, delta: Any, takes_plain: bool) -> None:
+    """As litellm takes it back: blocks of thinking (Anthropic), signatures of calls and of text (Gemini), and plain
+    reasoning where `_TAKE_PLAIN_REASONING` says so."""
+    if takes_plain and (thinking := getattr(delta, "reasoning_content", None)):
+        thoughts.say("reasoning_content", thinking)
+    thoughts.add_blocks("thinking_blocks", getattr(delta, "thinking_blocks", None))
+    for call in delta.tool_calls or ():
+        signature = (getattr(call, "provider_specific_fields", None) or {}).get("thought_signature")
+        signed = {"provider_specific_fields": {"thought_signature": signature}} if signature else {}
+        thoughts.sign_call(call.index or 0, **signed)
+    # A chunk with calls repeats their signatures as its own.
+    fields = (not delta.tool_calls and getattr(delta, "provider_specific_fields", None)) or {}
+    if signatures := fields.get("thought_signatures"):
+        thoughts.sign(provider_specific_fields={"thought_signatures": signatures})
 
 
 def _pieces(delta: Any, cleaner: TextCleaner) -> list[Delta]:

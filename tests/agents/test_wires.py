@@ -129,6 +129,30 @@ async def test_gemini_reads_the_signature_of_its_call_again(wire: Wire) -> None:
     assert "8" in str(result["function_response"]["response"])
 
 
+async def test_gemini_reads_the_signature_of_what_it_said_before_a_call_again(wire: Wire) -> None:
+    said, called = {"text": "let me see"}, {"functionCall": {"name": "double", "args": {"number": 4}}}
+    wire.will(gemini({**said, "thoughtSignature": "dGV4dA=="}, {**called, "thoughtSignature": "Y2FsbA=="}), gemini())
+    await whole_turn(wire, GEMINI)
+    text, call = wire.asked[1]["contents"][-2]["parts"]
+    assert text == {"text": "let me see", "thoughtSignature": "dGV4dA=="}
+    assert call["thoughtSignature"] == "Y2FsbA=="
+
+
+async def test_of_calls_at_once_each_keeps_its_own_signature(wire: Wire) -> None:
+    first, second = ({"functionCall": {"name": "double", "args": {"number": number}}} for number in (4, 5))
+    wire.will(gemini(first, {**second, "thoughtSignature": "c2lnbmVk"}), gemini({"text": "8"}))
+    await whole_turn(wire, GEMINI)
+    assert [part.get("thoughtSignature") for part in wire.asked[1]["contents"][-2]["parts"]] == [None, "c2lnbmVk"]
+
+
+async def test_claude_is_not_asked_to_think_on_from_a_call_without_thoughts(wire: Wire) -> None:
+    # it refuses that; another model made the call, or what came with it could not be stored
+    wire.will(anthropic(call_block("double", '{"number": 4}'), stop="tool_use"), anthropic(text_block("8")))
+    await whole_turn(wire, CLAUDE)
+    assert "thinking" in wire.asked[0]
+    assert "thinking" not in wire.asked[1]
+
+
 TOO_LONG = {
     CLAUDE: "prompt is too long: 210000 tokens > 200000 maximum",
     GEMINI: "The input token count (1100000) exceeds the maximum number of tokens allowed (1048576).",
@@ -170,7 +194,41 @@ async def test_a_refusal_has_our_code_and_none_of_the_provider_s_words(
     assert "sk-canary" not in str(caught.value)
 
 
-BUSY = anthropic_event({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}})
+BUSY = anthropic_event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+NO_REASON = anthropic_event({"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": 3}})
+LIMITED = b"data: " + gemini_error(429, "RESOURCE_EXHAUSTED") + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "answer", "code"),
+    [
+        (CLAUDE, BUSY, "overloaded"),
+        (CLAUDE, anthropic(text_block("half"), stop=None) + BUSY, "overloaded"),
+        (CLAUDE, anthropic(text_block("half"), stop=None) + NO_REASON, "stream_truncated"),
+        (GEMINI, gemini({"text": "half"}, reason=None) + LIMITED, "rate_limit"),
+        (GEMINI, gemini({"text": "half"}, reason=None), "stream_truncated"),
+        (GEMINI, gemini({"text": "half"}, reason="MALFORMED_FUNCTION_CALL"), "provider_error"),
+    ],
+)
+async def test_an_error_in_mid_stream_has_our_code(wire: Wire, model: str, answer: bytes, code: str) -> None:
+    wire.will(answer)
+    with pytest.raises(ModelError) as caught:
+        await deltas(wire, model)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("model", "answer"),
+    [
+        (CLAUDE, anthropic(text_block("half"), stop="max_tokens")),
+        (GEMINI, gemini({"text": "half"}, reason="MAX_TOKENS")),
+    ],
+)
+async def test_an_answer_that_ran_into_its_limit_says_so(wire: Wire, model: str, answer: bytes) -> None:
+    wire.will(answer)
+    end = (await deltas(wire, model))[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "length"
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,14 @@ def gemini(*parts: Json, reason: str | None = "STOP") -> bytes:
 
 def gemini_error(code: int, status: str, message: str = "no: sk-canary") -> bytes:
     return json.dumps({"error": {"code": code, "status": status, "message": message}}).encode()
+
+
+# OpenAI's chat completions, and what others add to them
+
+
+def completion(*deltas: Json, reason: str | None = "stop") -> bytes:
+    chunks: list[Json] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    if reason:
+        chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+    told = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "x"}
+    return b"".join(f"data: {json.dumps({**told, **chunk})}\n\n".encode() for chunk in chunks) + b"data: [DONE]\n\n"

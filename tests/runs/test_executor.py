@@ -91,6 +91,25 @@ def test_what_a_model_thought_before_a_call_it_reads_again_in_the_next_attempt(
         assert (result["role"], result["content"]) == ("tool", "2")
 
 
+def test_what_a_model_thought_stays_in_its_turn_and_out_of_all_that_is_shown(
+    worker: Worker, model: Model, run: Run
+) -> None:
+    thought = Echo({"thinking_blocks": [{"type": "thinking", "signature": "canary"}]}, {0: {"sign": "canary"}})
+    end = Finished("tool_calls", Usage(3, 2), "demo", thought)
+    model.will([CallPiece(0, "calculate", '{"expression": "1+1"}'), end], says("2"), says("again"))
+    worker.execute(run.pk, 1)
+    audit(run)
+    assert "canary" in str(model.requests[1].messages)
+    assert run.message is not None
+    assert "canary" not in str([logged(run), run.message.parts, run.message.metadata])
+    question = MessageFactory(chat=run.chat)
+    following = RunFactory(chat=question.chat)
+    worker.execute(following.pk, 1)
+    audit(following)
+    assert "call_" in str(model.requests[2].messages)
+    assert "canary" not in str(model.requests[2].messages)
+
+
 def test_where_a_model_is_not_to_be_had_the_next_one_answers_and_the_steps_say_so(
     worker: Worker, model: Model, run: Run
 ) -> None:
