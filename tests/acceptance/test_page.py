@@ -176,3 +176,25 @@ def test_the_limit_that_made_an_answer_shorter_is_named_and_still_is_after_a_rel
     expect(page.locator("main")).to_contain_text(named)
     page.reload()
     expect(page.locator("main")).to_contain_text(named)
+
+
+def test_a_token_is_made_from_the_menu_lets_a_program_in_and_is_revoked(browser: Browser, cluster: Cluster) -> None:
+    account = cluster.account()
+    page = log_in(browser, cluster, account)
+    page.get_by_role("link", name="Tokens").click()
+    page.get_by_label("Name").fill("laptop <b>")
+    page.get_by_label("Expires after").select_option("90 days")
+    page.get_by_role("button", name="Make a token").click()
+    secret = page.locator("#secret").inner_text()
+    with Client(cluster.address, secret) as client:
+        client.chat()
+    page.get_by_role("link", name="Back to the chats").click()
+    page.get_by_role("link", name="Tokens").click()
+    expect(page.locator("#secret")).to_have_count(0)
+    row = page.get_by_role("row").filter(has_text="laptop <b>")
+    expect(row).to_contain_text(secret[:15])
+    expect(row).not_to_contain_text("never")  # it was used
+    row.get_by_role("button", name="Revoke").click()
+    expect(row).to_have_count(0)
+    with Client(cluster.address, secret) as client:
+        client.ask("GET", "/api/me", expect=401)
