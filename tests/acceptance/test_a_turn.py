@@ -62,9 +62,11 @@ def test_tools_are_called_and_their_results_answered(cluster: Cluster, client: C
     assert [len(step["parts"]) for step in client.steps(run["id"])] == [3, 2]
 
 
-def stop_latencies(cluster: Cluster, client: Client, text: str, ready: Callable[[Any, str], None]) -> list[float]:
-    """Seconds from each POST to the provider seeing its socket closed, for 30 runs over two workers."""
-    keys = [new_key() for _ in range(30)]
+def stop_latencies(
+    cluster: Cluster, client: Client, count: int, text: str, ready: Callable[[Any, str], None]
+) -> list[float]:
+    """Seconds from each POST to the provider seeing its socket closed, for so many runs over two workers."""
+    keys = [new_key() for _ in range(count)]
     runs = [client.post_run(client.chat(), f"{text} key:{key}") for key in keys]
     readers = [client.follow(run) for run in runs]
     for reader, key in zip(readers, keys, strict=True):
@@ -88,17 +90,23 @@ def stop_latencies(cluster: Cluster, client: Client, text: str, ready: Callable[
     return sorted(latencies)
 
 
-def test_every_stop_while_text_streams_cuts_the_provider_promptly(cluster: Cluster, client: Client) -> None:
-    latencies = stop_latencies(cluster, client, "script:text tokens:3000 rate:20", lambda reader, _: reader.wait_text())
-    in_time(latencies[15], 0.15, what=latencies)
+MANY = [12, pytest.param(30, marks=pytest.mark.chaos)]
+
+
+@pytest.mark.parametrize("count", MANY)
+def test_every_stop_while_text_streams_cuts_the_provider_promptly(cluster: Cluster, client: Client, count: int) -> None:
+    text = "script:text tokens:3000 rate:20"
+    latencies = stop_latencies(cluster, client, count, text, lambda reader, _: reader.wait_text())
+    in_time(latencies[count // 2], 0.15, what=latencies)
     in_time(latencies[-1], 1, what=latencies)
 
 
-def test_every_stop_while_the_provider_hangs_cuts_it_promptly(cluster: Cluster, client: Client) -> None:
+@pytest.mark.parametrize("count", MANY)
+def test_every_stop_while_the_provider_hangs_cuts_it_promptly(cluster: Cluster, client: Client, count: int) -> None:
     latencies = stop_latencies(
-        cluster, client, "script:no_headers", lambda reader, key: reader.wait_for(lambda: calls(cluster, key))
+        cluster, client, count, "script:no_headers", lambda reader, key: reader.wait_for(lambda: calls(cluster, key))
     )
-    in_time(latencies[15], 0.15, what=latencies)
+    in_time(latencies[count // 2], 0.15, what=latencies)
     in_time(latencies[-1], 1, what=latencies)
 
 
@@ -148,7 +156,7 @@ def test_redis_forgets_everything_in_mid_run(cluster: Cluster, client: Client) -
     late = client.follow(run)
     run = audit(cluster, client, run, key, *readers, late)
     assert (run["status"], run["attempt"]) == ("succeeded", 1)
-    assert readers[0].message.starts == 2
+    assert readers[0].message.starts >= 2
 
 
 def test_operators_see_and_stop_runs_with_celery(cluster: Cluster, client: Client) -> None:

@@ -77,6 +77,7 @@ def test_a_disconnect_stops_the_run_within_two_seconds(cluster: Cluster, web: st
     assert len(calls(cluster, key)) == 1
 
 
+@pytest.mark.chaos
 def test_a_second_reader_changes_nothing(cluster: Cluster, web: str, person: Client) -> None:
     creator, _ = begin(cluster, web, person)
     with closing(creator):
@@ -87,6 +88,7 @@ def test_a_second_reader_changes_nothing(cluster: Cluster, web: str, person: Cli
     assert person.wait_terminal(creator.run_id)["status"] == "succeeded"
 
 
+@pytest.mark.chaos
 def test_a_second_reader_keeps_nothing_alive(cluster: Cluster, web: str, person: Client) -> None:
     creator, _ = begin(cluster, web, person)
     reader = person.follow(person.run(creator.run_id))
@@ -118,6 +120,7 @@ def test_a_deploy_of_the_web_process_stops_nobody(cluster: Cluster, web: str, pe
     assert (run["status"], run["detached"], run["stop_requested_at"]) == ("succeeded", True, None)
 
 
+@pytest.mark.chaos
 def test_an_open_stream_keeps_its_run_for_many_windows(cluster: Cluster, web: str, person: Client) -> None:
     creator, _ = begin(cluster, web, person)
     with closing(creator):
@@ -126,6 +129,7 @@ def test_an_open_stream_keeps_its_run_for_many_windows(cluster: Cluster, web: st
     assert (run["status"], run["detached"]) == ("succeeded", False)
 
 
+@pytest.mark.chaos
 def test_with_the_switch_on_a_disconnect_stops_nothing(cluster: Cluster, web: str, person: Client) -> None:
     switch(cluster, person.workspace, on=True)  # type: ignore[attr-defined]
     creator, _ = begin(cluster, web, person)

@@ -100,7 +100,8 @@ def frozen(cluster: ProxiedCluster) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("away", "seconds"),
     [
-        (refused, 8),
+        (refused, 3),
+        pytest.param(refused, 8, marks=pytest.mark.chaos),
         pytest.param(frozen, 8, marks=pytest.mark.chaos),
         pytest.param(half_open, 8, marks=pytest.mark.chaos),
         pytest.param(refused, 60, marks=pytest.mark.chaos),
