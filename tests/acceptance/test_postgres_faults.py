@@ -20,7 +20,7 @@ from tests.acceptance.reader import Reader
 from tests.soak.faults import terminate_backends
 from tests.timing import in_time
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 ANSWER_SECONDS = 5.0
 
@@ -115,8 +115,10 @@ def test_an_outage_is_nobodys_death_and_what_streams_goes_on(
     seconds: int,
 ) -> None:
     # given runs that stream through the outage, and some whose first step ends in it; all windows are shorter
-    lasting = [streaming(person, tokens=40 * seconds + 80) for _ in range(2)]
-    ending = [stepping(person, steps=1, say=200) for _ in range(3)]
+    with ThreadPoolExecutor(5) as pool:
+        lasting = pool.map(lambda _: streaming(person, tokens=40 * seconds + 200), range(2))
+        ending = list(pool.map(lambda _: stepping(person, steps=1, say=200), range(3)))
+        lasting = list(lasting)
     with away(proxied), logging_within_bounds(proxied):
         over_at = time.monotonic() + seconds
         lengths = [len(reader.text) for _, _, reader in lasting]
