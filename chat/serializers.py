@@ -3,10 +3,11 @@
 from typing import Any
 
 from django.core.validators import RegexValidator
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from chat.api.doors import PageQuery
-from chat.api.strict import IdField, StrictSerializer, TextField
+from chat.api.strict import SHOWING, IdField, StrictSerializer, TextField
 from chat.models import Chat, Membership, Message
 from chat.parts import text_of
 
@@ -57,11 +58,16 @@ class MessageQuery(PageQuery):
     exclude_active = serializers.ChoiceField(choices=["0", "1"], default="0")
 
 
+@extend_schema_field({"type": "array", "items": {"$ref": "#/components/schemas/Part"}})
+class PartsField(serializers.ListField):
+    child = serializers.DictField()
+
+
 class MessageOut(serializers.Serializer[Message]):
     id = serializers.UUIDField()
     chat_id = serializers.UUIDField()
     role = serializers.ChoiceField(choices=Message.Role.choices)
-    parts = serializers.ListField(child=serializers.DictField())
+    parts = PartsField()
     text = serializers.SerializerMethodField()
     status = serializers.ChoiceField(choices=Message.Status.choices)
     metadata = serializers.DictField()
@@ -74,7 +80,7 @@ class MessageOut(serializers.Serializer[Message]):
 
 # No path, nothing that breaks a line, and nothing that makes a name read as another one than it is: the marks that turn
 # the direction of a text around.
-FILE_NAME = r"^(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z"
+FILE_NAME = rf"^(?!\.{{1,2}}\Z)(?=.*{SHOWING})[^/\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z"
 
 
 def file_name_field(**options: Any) -> TextField:
@@ -85,6 +91,12 @@ def file_name_field(**options: Any) -> TextField:
 class FileIn(StrictSerializer):
     name = file_name_field()
     text = TextField(allow_blank=True)
+
+
+class ExportOut(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    title = serializers.CharField()
+    messages = MessageOut(many=True)
 
 
 class ExportQuery(StrictSerializer):

@@ -7,7 +7,6 @@ from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
-from drf_spectacular.utils import extend_schema
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,13 +14,13 @@ from rest_framework.response import Response
 from chat.access import ChatQuerySet
 from chat.api.doors import Door
 from chat.api.errors import ApiError
-from chat.api.schema import page_of
+from chat.api.schema import operation, page_of
 from chat.models import Chat, Membership, Workspace
 from chat.serializers import ChatChange, ChatCreate, ChatOut, ChatQuery, MeOut
 
 
 class Me(Door):
-    @extend_schema(responses=MeOut, operation_id="me")
+    @operation("me", "Who I am, and the workspaces I am in", responses=MeOut)
     def get(self, request: Request) -> Response:
         memberships = (
             Membership.objects.filter(user=request.user.pk)
@@ -63,14 +62,20 @@ class ChatDoor(Door):
 class ChatList(ChatDoor):
     query_class = ChatQuery
 
-    @extend_schema(parameters=[ChatQuery], responses=page_of(ChatOut), operation_id="chats_list")
+    @operation("chats_list", "My chats, newest activity first", parameters=[ChatQuery], responses=page_of(ChatOut))
     def get(self, request: Request) -> Response:
         chats = self.chats()
         if words := self.query.get("q"):
             chats = chats.matching(words)
         return self.page(chats, ChatOut, "-updated_at", "-id")
 
-    @extend_schema(request=ChatCreate, responses={201: ChatOut}, operation_id="chats_create")
+    @operation(
+        "chats_create",
+        "Make a chat",
+        request=ChatCreate,
+        responses={201: ChatOut},
+        refuses=("NO_WORKSPACE", "NOT_FOUND", "ID_TAKEN"),
+    )
     def post(self, request: Request) -> Response:
         body = self.body(request, ChatCreate)
         workspace = self.workspace(body.get("workspace"), "workspace")
@@ -94,11 +99,11 @@ class ChatList(ChatDoor):
 
 
 class ChatDetail(ChatDoor):
-    @extend_schema(responses=ChatOut, operation_id="chats_read")
+    @operation("chats_read", "One chat", responses=ChatOut)
     def get(self, request: Request, chat: UUID) -> Response:
         return Response(ChatOut(self.chat(chat)).data)
 
-    @extend_schema(request=ChatChange, responses=ChatOut, operation_id="chats_rename")
+    @operation("chats_rename", "Rename a chat", request=ChatChange, responses=ChatOut)
     def patch(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
         body = self.body(request, ChatChange)
@@ -106,7 +111,7 @@ class ChatDetail(ChatDoor):
         self.after_rename(found)
         return Response(ChatOut(self.chat(chat)).data)
 
-    @extend_schema(responses={204: None}, operation_id="chats_delete")
+    @operation("chats_delete", "Delete a chat; its run is stopped first", responses={204: None})
     def delete(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
         with transaction.atomic():

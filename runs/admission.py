@@ -11,6 +11,8 @@ from runs.rates import seconds_to_wait
 
 # When one of many runs or streams will end is anybody's guess.
 RETRY_SECONDS = 5
+# The codes that every door which streams may answer.
+REFUSES_A_STREAM = ("RATE_LIMITED", "TOO_MANY_STREAMS")
 
 
 def to_start(user: Any) -> None:

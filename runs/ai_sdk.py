@@ -12,26 +12,27 @@ from uuid import UUID
 
 from django.db import transaction
 from django.http import HttpResponse, HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiResponse
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
 
 from chat.api.parsing import JSONAsTextParser, JSONParser
+from chat.api.schema import operation, stream_headers
 from chat.api.strict import IdField, StrictSerializer, TextField
 from chat.models import Chat, Message
 from chat.parts import TextFile, text_of_data
 from chat.serializers import file_name_field
 from chat.views import ChatDoor
-from runs import admission, dispatch, starting, stream
+from runs import admission, ai_sdk_schema, dispatch, starting, stream
 from runs.attached import attachments
 from runs.models import Run
 from runs.serializers import MOST_FILES, expect_to_fit
+from runs.stream_schema import stream_of
 from runs.views import streaming, trigger_of_turn
 
 SUBMIT, REGENERATE = "submit-message", "regenerate-message"
-STREAM = {(200, "text/event-stream"): OpenApiTypes.STR}
+STREAM = stream_of("RunStreamEvent")
 
 
 class DataField(TextField):
@@ -139,7 +140,14 @@ class AiSdkDoor(ChatDoor):
 class ChatSendDoor(AiSdkDoor):
     parser_classes = (JSONParser, JSONAsTextParser)
 
-    @extend_schema(request=ChatSend, responses=STREAM, operation_id="ai_sdk_send")
+    @operation(
+        "ai_sdk_send",
+        "Say something, or have an answer written anew, and follow the run: for AI SDK clients",
+        parameters=stream_headers(stream.HEADERS),
+        request=ai_sdk_schema.REQUEST,
+        responses=STREAM,
+        refuses=("NO_WORKSPACE", "NOT_FOUND", *starting.REFUSES, *admission.REFUSES_A_STREAM),
+    )
     def post(self, request: Request) -> HttpResponseBase:
         body = self.body(request, ChatSend)
         # First: a run that nobody may follow is not begun.
@@ -204,7 +212,13 @@ def _answer(chat: Chat, body: dict[str, Any]) -> Message | None:
 class ChatStreamDoor(AiSdkDoor):
     query_class = ChatStreamQuery
 
-    @extend_schema(parameters=[ChatStreamQuery], responses={**STREAM, 204: None}, operation_id="ai_sdk_stream")
+    @operation(
+        "ai_sdk_stream",
+        "Follow a chat's run from its start: for AI SDK clients",
+        parameters=[ChatStreamQuery, *stream_headers(stream.HEADERS)],
+        responses={**STREAM, 204: OpenApiResponse(None, "Nothing runs there.")},
+        refuses=admission.REFUSES_A_STREAM,
+    )
     def get(self, request: Request, chat: UUID) -> HttpResponseBase:
         runs = Run.objects.filter(chat=self.chat(chat))
         wanted = self.query.get("run")

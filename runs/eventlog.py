@@ -75,12 +75,12 @@ class EntryId(NamedTuple):
 
 
 BEFORE_ALL = EntryId(0, 0)
-_ENTRY_ID = re.compile(r"(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,14})", re.ASCII)
+ENTRY_ID = re.compile(r"^(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,14})$", re.ASCII)
 
 
 def parse_entry_id(text: str) -> EntryId | None:
     """None for anything but `{attempt}-{seq}` in plain decimal digits."""
-    match = _ENTRY_ID.fullmatch(text)
+    match = ENTRY_ID.fullmatch(text)
     return EntryId(int(match[1]), int(match[2])) if match else None
 
 

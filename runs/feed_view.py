@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from django.http import HttpResponse, HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 
 from chat.api.doors import Door
 from chat.api.errors import ApiError
+from chat.api.schema import operation, stream_headers
 from runs import admission, feed_stream
+from runs.stream_schema import FEED_ID, stream_of
 from runs.views import streaming
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+_LAST_ID = OpenApiParameter(
+    "Last-Event-ID", FEED_ID, OpenApiParameter.HEADER, description="Of whoever comes back: the id it heard last."
+)
 
 
 class Feed(Door):
-    @extend_schema(
-        parameters=[OpenApiParameter("Last-Event-ID", str, OpenApiParameter.HEADER)],
-        responses={(200, "text/event-stream"): OpenApiTypes.STR},
-        operation_id="events",
+    @operation(
+        "events",
+        "What becomes of my runs, and new titles of my chats",
         description="An event `run` for each change of one of my runs, `title` for each new title of a chat of mine, "
         "`stream-reset` where some may be missing: read again what you show.",
+        parameters=[_LAST_ID, *stream_headers(HEADERS)],
+        responses=stream_of("FeedEvent"),
+        refuses=("CURSOR_INVALID", *admission.REFUSES_A_STREAM),
     )
     def get(self, request: Request) -> HttpResponseBase:
         sent = request.headers.get("Last-Event-ID")

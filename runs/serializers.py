@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from rest_framework import serializers
@@ -22,9 +22,10 @@ from chat.api.strict import (
     TextField,
 )
 from chat.parts import TextFile
-from chat.serializers import FileIn, MessageOut
+from chat.serializers import FileIn, MessageOut, PartsField
 from runs.eventlog import EntryId, parse_entry_id
 from runs.models import Run, Step
+from runs.stream_schema import ENTRY_ID
 
 
 class UsageOut(serializers.Serializer[Any]):
@@ -94,7 +95,7 @@ class StepUsageOut(serializers.Serializer[Step]):
 class StepOut(serializers.Serializer[Step]):
     index = serializers.IntegerField()
     attempt = serializers.IntegerField()
-    parts = serializers.ListField(child=serializers.DictField())
+    parts = PartsField()
     usage = StepUsageOut(source="*")
     model = serializers.CharField()
     finish_reason = serializers.CharField()
@@ -120,8 +121,23 @@ class LimitsIn(StrictSerializer):
         return self.limits(super().to_internal_value(data))
 
 
+# In JSON Schema: a property that may not be there.
+_ABSENT: dict[str, Any] = {"not": {}}
+
+
 class RunStart(StrictSerializer):
     """A message, with or without `replaces`; or, without a text, `replaces` or `continue`."""
+
+    rules: ClassVar = {
+        "anyOf": [
+            {"required": ["text"], "properties": {"continue": {"const": False}}},
+            {"required": ["replaces"], "properties": {"continue": {"const": False}, "text": _ABSENT, "files": _ABSENT}},
+            {
+                "required": ["continue"],
+                "properties": {"continue": {"const": True}, "text": _ABSENT, "files": _ABSENT, "replaces": _ABSENT},
+            },
+        ]
+    }
 
     text = TextField(required=False)
     id = IdField(required=False)
@@ -214,7 +230,7 @@ class WaitQuery(StrictSerializer):
 
 
 class StreamQuery(StrictSerializer):
-    after = CursorField()
+    after = CursorField(ENTRY_ID)
 
 
 def cursor(text: str) -> EntryId:

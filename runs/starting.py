@@ -29,7 +29,9 @@ from runs.models import Run
 from runs.witness import witness
 
 # As long as the column, and nothing that could not be written down in a header again.
-_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?", re.ASCII)
+KEY = re.compile(r"^[!-~]([ -~]{0,253}[!-~])?$", re.ASCII)
+# The codes that every door which starts a run may answer.
+REFUSES = ("AI_CHAT_OFF", "A_RUN_ALREADY_ACTIVE", "RATE_LIMITED", "TOO_MANY_ACTIVE_RUNS")
 
 
 def not_found() -> ApiError:
@@ -53,7 +55,7 @@ def key_of(request: Request) -> str:
     sent: str | None = request.headers.get("Idempotency-Key")
     if sent is None:
         return ""
-    if not _KEY.fullmatch(sent):
+    if not KEY.fullmatch(sent):
         raise ValidationError({"Idempotency-Key": ["A key is 1 to 255 printable ASCII characters."]})
     return sent
 

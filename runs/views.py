@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import OuterRef, Subquery
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from knox.auth import TokenAuthentication
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -23,11 +23,11 @@ from chat import views as chat_views
 from chat.access import ChatQuerySet
 from chat.api.doors import Door, PageQuery
 from chat.api.errors import ApiError
-from chat.api.schema import page_of
+from chat.api.schema import answer_header, operation, page_of, stream_headers
 from chat.api.strict import NoFields
 from chat.export import export
 from chat.models import Chat, Message, Workspace
-from chat.serializers import ExportQuery, MessageOut, MessageQuery
+from chat.serializers import ExportOut, ExportQuery, MessageOut, MessageQuery
 from runs import admission, dispatch, early_stop, eventlog, feed, journal, starting, stop, stream
 from runs.database import in_thread
 from runs.errors import BrokenOff
@@ -48,6 +48,7 @@ from runs.serializers import (
     cursor,
 )
 from runs.starting import no_such_role, not_found
+from runs.stream_schema import ENTRY_ID, stream_of
 
 
 class ChatDoor(chat_views.ChatDoor):
@@ -72,17 +73,36 @@ class ChatDetail(ChatDoor, chat_views.ChatDetail):
         feed.title_changed(chat.pk)
 
 
-_ACTIVE_RUN = OpenApiParameter("X-Active-Run", OpenApiTypes.UUID, OpenApiParameter.HEADER, response=[200])
-_LOCATION = OpenApiParameter("Location", OpenApiTypes.URI_REF, OpenApiParameter.HEADER, response=[200, 202])
-_KEY = OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, OpenApiParameter.HEADER)
-_REPLAYED = OpenApiParameter("Idempotent-Replayed", OpenApiTypes.STR, OpenApiParameter.HEADER, response=[200])
-_EXPORTS = {(200, "text/markdown"): OpenApiTypes.STR, (200, "application/json"): OpenApiTypes.OBJECT}
+_ACTIVE_RUN = answer_header(
+    "X-Active-Run", {"type": "string", "format": "uuid"}, "The run whose message was left out, if any.", required=False
+)
+_LOCATION = answer_header("Location", {"type": "string", "format": "uri-reference"}, "The run.", statuses=[200, 202])
+_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    {"type": "string", "pattern": starting.KEY.pattern, "examples": ["7d0a6c1e-order-4711"]},
+    OpenApiParameter.HEADER,
+    description="The same key and body again, within 24 hours, are answered with the same run.",
+)
+_REPLAYED = answer_header("Idempotent-Replayed", {"const": "true"}, "It was begun before.")
+_FILE = answer_header("Content-Disposition", {"type": "string"}, "A file name.")
+_LAST_ID = OpenApiParameter(
+    "Last-Event-ID",
+    ENTRY_ID,
+    OpenApiParameter.HEADER,
+    description="The id of the last event that was read: what comes behind it is sent.",
+)
+_EXPORTS = {(200, "text/markdown"): OpenApiTypes.STR, (200, "application/json"): ExportOut}
 
 
 class ChatMessages(ChatDoor):
     query_class = MessageQuery
 
-    @extend_schema(parameters=[MessageQuery, _ACTIVE_RUN], responses=page_of(MessageOut), operation_id="chats_messages")
+    @operation(
+        "chats_messages",
+        "What was said in a chat; an answer that is being written as far as it is known",
+        parameters=[MessageQuery, _ACTIVE_RUN],
+        responses=page_of(MessageOut),
+    )
     def get(self, request: Request, chat: UUID) -> Response:
         messages = Message.objects.current().filter(chat=self.chat(chat)).select_related("run")
         active = Run.objects.active().filter(chat=chat).first()
@@ -114,7 +134,7 @@ def _with_live_parts(message: Message) -> Message:
 class ChatExport(ChatDoor):
     query_class = ExportQuery
 
-    @extend_schema(parameters=[ExportQuery], responses=_EXPORTS, operation_id="chats_export")
+    @operation("chats_export", "A chat as a file", parameters=[ExportQuery, _FILE], responses=_EXPORTS)
     def get(self, request: Request, chat: UUID) -> HttpResponse:
         found = self.chat(chat)
         messages = Message.objects.current().filter(chat=found).select_related("run").order_by("created_at", "pk")
@@ -124,15 +144,20 @@ class ChatExport(ChatDoor):
 class ChatRuns(ChatDoor):
     query_class = PageQuery
 
-    @extend_schema(parameters=[PageQuery], responses=page_of(RunOut), operation_id="chats_runs_list")
+    @operation("chats_runs_list", "A chat's runs, newest first", parameters=[PageQuery], responses=page_of(RunOut))
     def get(self, request: Request, chat: UUID) -> Response:
         return self.page(Run.objects.filter(chat=self.chat(chat)), RunOut, "-created_at", "-id")
 
-    @extend_schema(
+    @operation(
+        "chats_runs_start",
+        "Start a turn, detached",
         parameters=[_KEY, _REPLAYED, _LOCATION],
         request=RunStart,
-        responses={202: RunOut, 200: RunOut},
-        operation_id="chats_runs_start",
+        responses={
+            202: OpenApiResponse(RunOut, "The run, to be followed at its `stream_url`."),
+            200: OpenApiResponse(RunOut, "The run that the same request began before."),
+        },
+        refuses=("ID_TAKEN", *starting.REFUSES, "AUTONOMOUS_RUNS_OFF", "IDEMPOTENCY_CONFLICT"),
     )
     def post(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
@@ -169,7 +194,7 @@ def trigger_of_turn(request: Request) -> Run.Trigger:
 
 
 class ChatLatestRun(ChatDoor):
-    @extend_schema(responses=LatestOut, operation_id="chats_latest_run")
+    @operation("chats_latest_run", "A chat's latest run, and the message it writes", responses=LatestOut)
     def get(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
         run = Run.objects.filter(chat=found).select_related("message").order_by("-created_at", "-pk").first()
@@ -180,7 +205,13 @@ class ChatLatestRun(ChatDoor):
 
 
 class ChatStopDoor(ChatDoor):
-    @extend_schema(request=ChatStop, responses=StopOut, operation_id="chats_stop")
+    @operation(
+        "chats_stop",
+        "Stop whatever runs in a chat",
+        request=ChatStop,
+        responses=StopOut,
+        refuses=("RUN_MISMATCH", "RATE_LIMITED"),
+    )
     def post(self, request: Request, chat: UUID) -> Response:
         found = self.chat(chat)
         wanted = self.body(request, ChatStop).get("run_id")
@@ -226,7 +257,7 @@ class RunDoor(Door):
 class RunList(Door):
     query_class = RunQuery
 
-    @extend_schema(parameters=[RunQuery], responses=page_of(RunOut), operation_id="runs_list")
+    @operation("runs_list", "My runs, newest first", parameters=[RunQuery], responses=page_of(RunOut))
     def get(self, request: Request) -> Response:
         runs = Run.objects.owned_by(request.user)
         wanted = {name: self.query[name] for name in ("status", "chat") if name in self.query}
@@ -234,7 +265,7 @@ class RunList(Door):
 
 
 class RunDetail(RunDoor):
-    @extend_schema(responses=RunOut, operation_id="runs_read")
+    @operation("runs_read", "One run", responses=RunOut)
     def get(self, request: Request, run: UUID) -> Response:
         return Response(RunOut(self.run(run)).data)
 
@@ -242,13 +273,13 @@ class RunDetail(RunDoor):
 class RunSteps(RunDoor):
     query_class = PageQuery
 
-    @extend_schema(parameters=[PageQuery], responses=page_of(StepOut), operation_id="runs_steps")
+    @operation("runs_steps", "A run's journal", parameters=[PageQuery], responses=page_of(StepOut))
     def get(self, request: Request, run: UUID) -> Response:
         return self.page(self.run(run).steps.all(), StepOut, "index")
 
 
 class RunStop(RunDoor):
-    @extend_schema(request=NoFields, responses=StopOut, operation_id="runs_stop")
+    @operation("runs_stop", "Ask for a stop", request=NoFields, responses=StopOut, refuses=("RATE_LIMITED",))
     def post(self, request: Request, run: UUID) -> Response:
         self.body(request, NoFields)
         _expect_known(Run.objects.owned_by(request.user), run, request)
@@ -258,10 +289,12 @@ class RunStop(RunDoor):
 class RunStream(RunDoor):
     query_class = StreamQuery
 
-    @extend_schema(
-        parameters=[StreamQuery, OpenApiParameter("Last-Event-ID", str, OpenApiParameter.HEADER)],
-        responses={(200, "text/event-stream"): OpenApiTypes.STR},
-        operation_id="runs_stream",
+    @operation(
+        "runs_stream",
+        "Follow a run: every chunk of its message, from the first or from behind a cursor on",
+        parameters=[StreamQuery, _LAST_ID, *stream_headers(stream.HEADERS)],
+        responses=stream_of("RunStreamEvent"),
+        refuses=("CURSOR_INVALID", *admission.REFUSES_A_STREAM),
     )
     def get(self, request: Request, run: UUID) -> HttpResponseBase:
         found = self.run(run)
@@ -276,7 +309,9 @@ class RunStream(RunDoor):
 class RunWait(RunDoor):
     query_class = WaitQuery
 
-    @extend_schema(parameters=[WaitQuery], responses=RunOut, operation_id="runs_wait")
+    @operation(
+        "runs_wait", "One run, as soon as it has ended or the time is up", parameters=[WaitQuery], responses=RunOut
+    )
     def get(self, request: Request, run: UUID) -> HttpResponseBase:
         found = self.run(run)
         seconds = 0.0 if found.is_terminal or request.method == "HEAD" else self.query["timeout"]
@@ -300,7 +335,7 @@ async def _run_when_ended(run_id: UUID, seconds: float) -> AsyncIterator[bytes]:
 
 
 class Models(Door):
-    @extend_schema(responses=ModelsOut, operation_id="models")
+    @operation("models", "What a run may name as its model: fnmatch patterns", responses=ModelsOut)
     def get(self, request: Request) -> Response:
         return Response({"default": settings.AGENT_MODEL, "patterns": settings.AGENT_MODELS})
 
@@ -308,7 +343,7 @@ class Models(Door):
 class RoleList(Door):
     query_class = PageQuery
 
-    @extend_schema(parameters=[PageQuery], responses=page_of(RoleOut), operation_id="roles_list")
+    @operation("roles_list", "The roles I may use", parameters=[PageQuery], responses=page_of(RoleOut))
     def get(self, request: Request) -> Response:
         joined = Workspace.objects.joined_by(request.user)
         return self.page(Role.objects.usable_in(joined), RoleOut, "name", "id")

@@ -7,6 +7,8 @@ from typing import Any
 from django.core.signing import BadSignature, Signer
 from django.http import HttpRequest
 from rest_framework import pagination, serializers
+from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
@@ -23,11 +25,13 @@ class PageQuery(StrictSerializer):
     """Of every list."""
 
     limit = WholeNumberField(required=False, min_value=1, max_value=MOST_PER_PAGE)
-    cursor = CursorField()
+    cursor = CursorField(
+        {"type": "string", "minLength": 1, "description": "Out of the address of a next or previous page."}
+    )
 
 
 class Door(APIView):
-    """A route: parse, authorise, call one verb, serialise. `query_class` says what may stand behind the `?`."""
+    """A route: parse, authorise, call one verb, serialise. A GET may have behind its `?` what `query_class` says."""
 
     query_class: type[StrictSerializer] = NoFields
     http_method_names = ["get", "head", "post", "patch", "delete"]
@@ -40,6 +44,8 @@ class Door(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        if request.method not in self.allowed_methods:
+            raise MethodNotAllowed(str(request.method))
         self.query = self._query(request)
 
     def _query(self, request: Request) -> dict[str, Any]:
@@ -48,7 +54,8 @@ class Door(APIView):
         }
         if repeated:
             raise serializers.ValidationError(repeated)
-        query = self.query_class(data=request.query_params.dict())
+        shape = self.query_class if request.method in SAFE_METHODS else NoFields
+        query = shape(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         return dict(query.validated_data)
 

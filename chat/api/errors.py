@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
@@ -40,12 +40,36 @@ _CODES: Mapping[type[Exception], str] = {
     exceptions.UnsupportedMediaType: "UNSUPPORTED_MEDIA_TYPE",
     exceptions.NotAcceptable: "INVALID",
 }
-_WORDS = {
-    "INVALID": "The request is not valid.",
-    "NOT_FOUND": "There is nothing here.",
-    "RATE_LIMITED": "Too many attempts. Try again in a minute.",
-    "UNAVAILABLE": "The service is too busy, or cannot reach its database. Try again shortly.",
-    "INTERNAL": "Something went wrong on our side.",
+
+
+class Meaning(NamedTuple):
+    status: int
+    words: str
+
+
+# Every code there is, and what it says where nothing better is known. Source: `docs/api.md`.
+CODES: Mapping[str, Meaning] = {
+    "INVALID": Meaning(400, "The request is not valid."),
+    "CURSOR_INVALID": Meaning(400, "The cursor is none that was given out here."),
+    "NOT_AUTHENTICATED": Meaning(401, "Authentication credentials were not provided."),
+    "CSRF_FAILED": Meaning(403, "The CSRF token is missing or wrong."),
+    "NO_WORKSPACE": Meaning(403, "You are in no workspace."),
+    "AI_CHAT_OFF": Meaning(403, "The AI is switched off in this workspace."),
+    "AUTONOMOUS_RUNS_OFF": Meaning(403, "Detached runs are switched off in this workspace."),
+    "FORBIDDEN": Meaning(403, "You may not do this."),
+    "NOT_FOUND": Meaning(404, "There is nothing here."),
+    "METHOD_NOT_ALLOWED": Meaning(405, "This is not done here."),
+    "A_RUN_ALREADY_ACTIVE": Meaning(409, "A run is active in this chat already."),
+    "RUN_MISMATCH": Meaning(409, "Another run is active in this chat now."),
+    "ID_TAKEN": Meaning(409, "This id is taken."),
+    "IDEMPOTENCY_CONFLICT": Meaning(409, "This idempotency key came with another request before."),
+    "TOO_LARGE": Meaning(413, "The request is too large."),
+    "UNSUPPORTED_MEDIA_TYPE": Meaning(415, "The body is none of the types that are read here."),
+    "RATE_LIMITED": Meaning(429, "Too many attempts. Try again in a minute."),
+    "TOO_MANY_ACTIVE_RUNS": Meaning(429, "You have as many runs at work as you may."),
+    "TOO_MANY_STREAMS": Meaning(429, "You have as many streams open as you may."),
+    "INTERNAL": Meaning(500, "Something went wrong on our side."),
+    "UNAVAILABLE": Meaning(503, "The service is too busy, or cannot reach its database. Try again shortly."),
 }
 
 
@@ -71,15 +95,16 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:
         return _answer(400, "INVALID", _summary(errors), errors=errors)
     if isinstance(error, exceptions.APIException):
         code = _CODES.get(type(error), "INVALID")
-        response = _answer(error.status_code, code, _WORDS.get(code) or str(error.detail))
+        said = CODES[code].words if code in ("INVALID", "NOT_FOUND") else str(error.detail)
+        response = _answer(error.status_code, code, said)
         if challenge := getattr(error, "auth_header", None):
             response["WWW-Authenticate"] = challenge
         return response
     if isinstance(error, (OperationalError, InterfaceError)):
         logger.warning("request_unavailable", error=type(error).__name__)
-        return _answer(503, "UNAVAILABLE", _WORDS["UNAVAILABLE"])
+        return _answer(503, "UNAVAILABLE", CODES["UNAVAILABLE"].words)
     logger.error("request_broke", exc_info=error)
-    return _answer(500, "INTERNAL", _WORDS["INTERNAL"])
+    return _answer(500, "INTERNAL", CODES["INTERNAL"].words)
 
 
 def _answer(status_code: int, code: str, detail: str, **more: Any) -> Response:
@@ -115,4 +140,4 @@ def plain_error(status_code: int) -> dict[str, str]:
         503: "UNAVAILABLE",
     }
     code = codes[status_code]
-    return {"code": code, "detail": _WORDS.get(code, "You may not do this.")}
+    return {"code": code, "detail": CODES[code].words}

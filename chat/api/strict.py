@@ -1,17 +1,44 @@
 """Fields and serializers that take what the contract says and nothing like it."""
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from django.core.validators import RegexValidator
 from rest_framework import serializers
+from rest_framework.fields import empty
 
 FLOAT_LIMIT = 1e300
 
 
-class TextField(serializers.CharField):
+# Spaces, control and format characters (categories Z, Cc and Cf of Unicode): a text of these alone shows nothing. What
+# this Python does not know yet may be somebody's newest emoji.
+_UNSEEN = (
+    r"\u0000- \u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f"
+    r"\u2028-\u202f\u205f-\u2064\u2066-\u206f\u3000\ufeff\ufff9-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f"
+)
+# Patterns, in what Python and JavaScript have in common: a character that is seen, and a text that has one.
+SHOWING = f"[^{_UNSEEN}]"
+VISIBLE_TEXT = rf"^[^\u0000]*{SHOWING}[^\u0000]*$"
+# In JSON Schema; PostgreSQL stores none.
+WITHOUT_NUL: dict[str, Any] = {"not": {"pattern": r"\u0000"}}
+_SHOWS = re.compile(SHOWING)
+
+
+def shows_anything(text: str) -> bool:
+    return _SHOWS.search(text) is not None
+
+
+class DescribedField:
+    """A field that adds to its own description in OpenAPI."""
+
+    def described(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class TextField(DescribedField, serializers.CharField):
     """Text exactly as it was sent: numbers are not text, and text that shows nothing is blank."""
 
     def __init__(self, **options: Any) -> None:
@@ -25,19 +52,25 @@ class TextField(serializers.CharField):
             self.fail("blank")
         return text
 
-
-class CursorField(serializers.CharField):
-    """Whatever was sent: what is no cursor is refused with a code of its own, by who looks into it."""
-
-    def __init__(self) -> None:
-        super().__init__(required=False, allow_blank=True, trim_whitespace=False)
-
-    def run_validators(self, value: Any) -> None:
-        pass
+    def described(self) -> dict[str, Any]:
+        if any(isinstance(validator, RegexValidator) for validator in self.validators):
+            return {}  # drf-spectacular tells of it
+        return WITHOUT_NUL if self.allow_blank else {"pattern": VISIBLE_TEXT}
 
 
-def shows_anything(text: str) -> bool:
-    return any(unicodedata.category(character)[0] not in "ZC" for character in text)
+class CursorField(DescribedField, serializers.CharField):
+    """Whatever was sent: what is no cursor is refused with a code of its own, by who looks into it. `shape` is that of
+    those that were given out."""
+
+    def __init__(self, shape: Mapping[str, Any]) -> None:
+        self._shape = shape
+        super().__init__(required=False)
+
+    def run_validation(self, data: Any = empty) -> Any:
+        return super().run_validation(data) if data is empty else data
+
+    def described(self) -> dict[str, Any]:
+        return dict(self._shape)
 
 
 class IdField(serializers.UUIDField):
@@ -85,9 +118,11 @@ class NumberField(serializers.FloatField):
 
 
 class CountField(serializers.IntegerField):
-    """In a body: a whole number, and neither text nor a boolean nor a fraction."""
+    """In a body: a whole number, and neither text nor a boolean nor a fraction. `1.0` is one, as in JSON Schema."""
 
     def to_internal_value(self, data: Any) -> int:
+        if type(data) is float and data.is_integer() and abs(data) < FLOAT_LIMIT:
+            return int(data)
         if type(data) is not int:
             self.fail("invalid")
         return data

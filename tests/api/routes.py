@@ -100,5 +100,6 @@ def operations() -> list[Operation]:
     return [
         Operation(method.upper(), path, operation["operationId"])
         for path, methods in schema["paths"].items()
+        if path.startswith("/api/")
         for method, operation in methods.items()
     ]

@@ -389,7 +389,7 @@ def test_a_query_is_refused_where_none_is_known(api: Api, ids: dict[str, UUID]) 
         assert_refused(response, "INVALID", "x")
 
 
-NO_COUNTS = [0, -1, 2**31, 2**63, -(2**63) - 1, 10**30, 1.5, 1.0, 1e3, "1", "", "x", True, False, None, [], [1], {}]
+NO_COUNTS = [0, -1, 2**31, 2**63, -(2**63) - 1, 10**30, 1.5, 1e30, "1", "", "x", True, False, None, [], [1], {}]
 NO_AMOUNTS = [0, 0.0, -0.0, -1, -0.5, 1e-9, 1e300, 10**400, "1", "", "NaN", True, False, None, [], [1.0], {}]
 NO_LIMITS: list[tuple[str, Any]] = [
     *(("limits.steps", {"steps": value}) for value in NO_COUNTS),

@@ -3,6 +3,7 @@
 import os
 import re
 from typing import Any
+from uuid import UUID
 
 import jsonschema
 import pytest
@@ -10,7 +11,9 @@ from django.contrib.staticfiles import finders
 from django.core.management import call_command
 from drf_spectacular.generators import SchemaGenerator
 
+from agents import chunks
 from chat.models import Chat
+from runs.feed import told_of
 from runs.urls import urlpatterns
 from tests.api.callers import Api, Json
 from tests.factories import MessageFactory, RoleFactory, StepFactory, run_in
@@ -25,12 +28,34 @@ def schema() -> Json:
 
 
 def operations(schema: Json) -> list[Json]:
-    return [operation for methods in schema["paths"].values() for operation in methods.values()]
+    """Those of the API; the probes are no part of it."""
+    return [
+        operation
+        for path, methods in schema["paths"].items()
+        for operation in methods.values()
+        if path.startswith("/api/")
+    ]
 
 
 def answers(operation: Json, status: str) -> Json:
     content: Json = operation["responses"][status]["content"]
     return content
+
+
+def refusals(operation: Json, schema: Json) -> set[str]:
+    """All codes of errors that it describes."""
+    codes: set[str] = set()
+    for status, answer in operation["responses"].items():
+        if status >= "4":
+            shape = resolved(answer, schema)["content"]["application/json"]["schema"]
+            codes |= set(shape["properties"]["code"]["enum"])
+    return codes
+
+
+def resolved(node: Json, schema: Json) -> Json:
+    for name in node.get("$ref", "").removeprefix("#/").split("/") if "$ref" in node else ():
+        schema = schema[name]
+    return schema if "$ref" in node else node
 
 
 def test_the_schema_is_valid_and_nothing_in_it_is_guessed() -> None:
@@ -39,20 +64,87 @@ def test_the_schema_is_valid_and_nothing_in_it_is_guessed() -> None:
 
 def test_every_route_is_described(schema: Json) -> None:
     routes = {"/api/" + re.sub(r"<uuid:(\w+)>", r"{\1}", str(route.pattern)) for route in urlpatterns}
-    assert set(schema["paths"]) == routes
+    assert set(schema["paths"]) == routes | {"/healthz", "/readyz"}
     names = [operation["operationId"] for operation in operations(schema)]
     assert len(names) == len(set(names)) == 23
 
 
-def test_every_operation_may_be_refused_in_the_one_shape(schema: Json) -> None:
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorOut"}}}
-    for operation in operations(schema):
-        assert answers(operation, "4XX") == answers(operation, "5XX") == error
+def test_every_operation_says_how_it_refuses_in_the_one_shape(schema: Json) -> None:
+    common = {"INVALID", "NOT_AUTHENTICATED", "INTERNAL", "UNAVAILABLE"}
+    assert all(common <= refusals(operation, schema) for operation in operations(schema))
+    paths = schema["paths"]
+    assert refusals(paths["/api/me"]["get"], schema) == common
+    assert refusals(paths["/api/runs"]["get"], schema) == common | {"CURSOR_INVALID"}
+    assert refusals(paths["/api/chats/{chat}"]["delete"], schema) == common | {"NOT_FOUND", "CSRF_FAILED"}
+    assert refusals(paths["/api/chats/{chat}/runs"]["post"], schema) == {
+        *(*common, "CSRF_FAILED", "NOT_FOUND", "TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "AI_CHAT_OFF"),
+        *("AUTONOMOUS_RUNS_OFF", "A_RUN_ALREADY_ACTIVE", "ID_TAKEN", "IDEMPOTENCY_CONFLICT", "RATE_LIMITED"),
+        "TOO_MANY_ACTIVE_RUNS",
+    }
     shape = schema["components"]["schemas"]["ErrorOut"]
     assert (set(shape["properties"]), set(shape["required"])) == (
         {"code", "detail", "errors", "run_id"},
         {"code", "detail"},
     )
+
+
+def test_refusals_have_their_headers_and_an_example_for_each_code(schema: Json) -> None:
+    headers = {"NOT_AUTHENTICATED": "WWW-Authenticate", "RATE_LIMITED.TOO_MANY_STREAMS": "Retry-After"}
+    responses = schema["components"]["responses"]
+    assert {name: set(responses[name]["headers"]) for name in headers} == {n: {h} for n, h in headers.items()}
+    for response in responses.values():
+        content = response["content"]["application/json"]
+        assert list(content["examples"]) == content["schema"]["properties"]["code"]["enum"]
+        for example in content["examples"].values():
+            check(example["value"], content["schema"], schema)
+
+
+def test_everything_that_goes_in_or_out_has_an_example_that_is_one(schema: Json) -> None:
+    names = set()
+    for operation in operations(schema):
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for content in (content for body in bodies for content in resolved(body, schema).get("content", {}).values()):
+            shape = content.get("itemSchema") or content["schema"]
+            names.add(shape.get("$ref", "").rpartition("/")[2])
+    names -= {""}  # Markdown, and errors: see above
+    assert len(names) == 20
+    for name in names:
+        (example,) = schema["components"]["schemas"][name]["examples"]
+        check(example, {"$ref": f"#/components/schemas/{name}"}, schema)
+
+
+CHUNKS = [
+    chunks.start(str(UUID(int=1)), {"chatId": str(UUID(int=2)), "runId": str(UUID(int=3)), "attempt": 1}),
+    chunks.start_step(),
+    chunks.finish_step(),
+    *(make(kind, "x-0-0") for kind in ("text", "reasoning") for make in (chunks.opened, chunks.ended)),
+    *(chunks.delta(kind, "x-0-0", "x") for kind in ("text", "reasoning")),
+    chunks.tool_input_start("call", "add"),
+    chunks.tool_input_delta("call", "{"),
+    chunks.tool_input_available("call", "add", {}),
+    chunks.tool_output_available("call", [1]),
+    chunks.tool_output_error("call", "no"),
+    chunks.message_metadata({"usage": {"inputTokens": 1, "outputTokens": 1, "costUsd": 0.1, "estimated": True}}),
+    chunks.retrying(0, 1, 2.5, "overloaded"),
+    chunks.error("x"),
+    chunks.abort(),
+]
+
+
+def test_every_chunk_that_is_emitted_is_described(schema: Json) -> None:
+    kinds = schema["components"]["schemas"]["Chunk"]["discriminator"]["mapping"]
+    assert {chunk["type"] for chunk in CHUNKS} | {"finish"} == set(kinds)
+    for chunk in CHUNKS:
+        check(chunk, {"$ref": "#/components/schemas/Chunk"}, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            check({**chunk, "more": 1}, {"$ref": "#/components/schemas/Chunk"}, schema)
+
+
+def test_what_the_feed_tells_is_described(schema: Json, chat: Chat) -> None:
+    events = schema["components"]["schemas"]["FeedEvent"]["oneOf"]
+    shapes = {event["properties"]["event"]["const"]: event["properties"]["data"] for event in events}
+    for status in ("running", "failed"):
+        check(told_of(run_in(status, chat=chat)), shapes["run"]["contentSchema"], schema)
 
 
 def test_every_operation_needs_a_token_or_a_session(schema: Json) -> None:
@@ -77,9 +169,10 @@ def test_lists_are_pages(schema: Json) -> None:
 
 def test_what_is_no_json_says_so(schema: Json) -> None:
     paths = schema["paths"]
-    assert set(answers(paths["/api/runs/{run}/stream"]["get"], "200")) == {"text/event-stream"}
-    assert set(answers(paths["/api/chat"]["post"], "200")) == {"text/event-stream"}
-    assert set(answers(paths["/api/chat/{chat}/stream"]["get"], "200")) == {"text/event-stream"}
+    run_stream = {"text/event-stream": {"itemSchema": {"$ref": "#/components/schemas/RunStreamEvent"}}}
+    assert answers(paths["/api/runs/{run}/stream"]["get"], "200") == run_stream
+    assert answers(paths["/api/chat"]["post"], "200") == run_stream
+    assert answers(paths["/api/chat/{chat}/stream"]["get"], "200") == run_stream
     assert "content" not in paths["/api/chat/{chat}/stream"]["get"]["responses"]["204"]
     assert set(answers(paths["/api/chats/{chat}/export"]["get"], "200")) == {"text/markdown", "application/json"}
     assert "content" not in paths["/api/chats/{chat}"]["delete"]["responses"]["204"]
@@ -106,7 +199,7 @@ def test_answers_are_what_the_schema_says(api: Api, chat: Chat, schema: Json) ->
     checked = 0
     for path, methods in schema["paths"].items():
         shape = methods.get("get") and answers(methods["get"], "200").get("application/json")
-        if shape and path != "/api/runs/{run}/wait":
+        if shape and path.startswith("/api/") and path != "/api/runs/{run}/wait":
             response = api.get(path.format(chat=chat.pk, run=run.pk) + ("?format=json" if "export" in path else ""))
             check(response.json(), shape["schema"], schema)
             checked += 1
@@ -121,19 +214,20 @@ def test_answers_are_what_the_schema_says(api: Api, chat: Chat, schema: Json) ->
 
 
 def check(instance: Any, shape: Json, schema: Json) -> None:
-    jsonschema.validate(instance, strict({**shape, "components": schema["components"]}))
+    whole = strict({**shape, "components": schema["components"]})
+    jsonschema.validate(instance, whole, jsonschema.Draft202012Validator)
 
 
 def strict(node: Any) -> Any:
-    """OpenAPI 3.0 as JSON schema, in which an object has no more properties than are described."""
+    """A schema in which an object has no more properties than are described."""
     if isinstance(node, list):
         return [strict(item) for item in node]
     if not isinstance(node, dict):
         return node
-    shape = {name: strict(inner) for name, inner in node.items() if name != "nullable"}
+    shape = {name: strict(inner) for name, inner in node.items()}
     if isinstance(node.get("properties"), dict) and node.get("type") == "object":
         shape.setdefault("additionalProperties", False)
-    return {"anyOf": [shape, {"type": "null"}]} if node.get("nullable") is True else shape
+    return shape
 
 
 def test_the_schema_is_served_as_json_to_anybody(schema: Json) -> None:
