@@ -33,8 +33,18 @@ def _empty_database(url: str) -> str:
     pytest.exit("REDIS_URL has no empty database among 1 to 15 for the tests.", returncode=3)
 
 
-_given = os.environ.get("REDIS_URL")
+# Each process of pytest-xdist has servers of its own: the channels of Redis are those of all its databases.
+_given = os.environ.setdefault("PERDURE_TESTS_GIVEN", " ".join(filter(os.environ.get, services.NAMES)))
+if _process := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["PERDURE_STATE"] += f"-{_process}"
+    for _name in set(services.NAMES) - set(_given.split()):
+        os.environ.pop(_name, None)
 _started = services.ensure(fast=True)
 atexit.register(services.stop, _started)
-if _given and _started.redis is None:
-    os.environ["REDIS_URL"] = _empty_database(_given)
+if "REDIS_URL" in _given and _started.redis is None:
+    os.environ["REDIS_URL"] = _empty_database(os.environ["REDIS_URL"])
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many processes as `-n auto` means; one where the servers are not ours."""
+    return 1 if _given else min(os.cpu_count() or 1, 4)

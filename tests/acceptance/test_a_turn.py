@@ -12,6 +12,8 @@ from tests.acceptance.client import Client, Json
 from tests.acceptance.cluster import Cluster
 from tests.timing import in_time
 
+pytestmark = pytest.mark.alone
+
 
 def test_a_reader_that_comes_late_and_one_that_was_cut_end_with_what_the_provider_sent(
     cluster: Cluster, client: Client

@@ -12,7 +12,7 @@ from tests.acceptance.client import Client
 from tests.acceptance.cluster import FAST, Cluster
 from tests.timing import in_time
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("healed")]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(120), pytest.mark.usefixtures("healed")]
 
 LONG = "script:text tokens:300 rate:30"
 DISCONNECT_SECONDS = 2.0

@@ -12,7 +12,7 @@ from tests.acceptance.client import Client, Json
 from tests.acceptance.proxied import ProxiedCluster
 from tests.acceptance.reader import Reader
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 MIB = 1024 * 1024
 

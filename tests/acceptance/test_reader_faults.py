@@ -18,7 +18,7 @@ from tests.acceptance.proxied import ProxiedCluster
 from tests.acceptance.reader import Reader
 from tests.timing import in_time
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 # Of one web process: its pool, and the thread that watches the database.
 MOST_CONNECTIONS = 12

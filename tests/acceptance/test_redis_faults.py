@@ -25,7 +25,7 @@ from tests.acceptance.proxied import ProxiedCluster
 from tests.acceptance.reader import Reader
 from tests.timing import in_time
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 # Within these a worker consumes again after an outage, however long that was.
 CONSUMES_SECONDS = 90.0

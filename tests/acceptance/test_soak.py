@@ -5,6 +5,8 @@ import pytest
 from tests.acceptance.proxied import ProxiedCluster
 from tests.soak.soak import Soak, table
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.timeout(300)
 def test_thirty_runs_under_random_faults_all_end_as_they_should(proxied: ProxiedCluster) -> None:

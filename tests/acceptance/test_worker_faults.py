@@ -18,7 +18,7 @@ from tests.acceptance.failpoints import Failpoints
 from tests.acceptance.reader import Reader
 from tests.timing import in_time
 
-pytestmark = pytest.mark.usefixtures("healed")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("healed")]
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -178,7 +178,7 @@ def test_nobody_revokes_the_token_of_another(browser: Client) -> None:
     assert foreign.content == absent.content
 
 
-@pytest.mark.parametrize("what", ["x", "1", "%00", "..%2f", str(uuid4())[:-1], ""])
+@pytest.mark.parametrize("what", ["x", "1", "%00", "..%2f", str(UUID(int=7))[:-1], ""])
 def test_what_is_no_id_of_a_token_is_not_found(browser: Client, what: str) -> None:
     assert browser.post(f"{PAGE}/{what}/revoke").status_code == 404
 

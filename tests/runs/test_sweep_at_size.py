@@ -13,7 +13,7 @@ from runs.models import Run
 from tests.factories import RunFactory
 from tests.timing import in_time
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis")]
+pytestmark = [pytest.mark.alone, pytest.mark.django_db, pytest.mark.usefixtures("redis")]
 
 TERMINAL, STALE = 100_000, 5_000
 
