@@ -113,7 +113,7 @@ def handler(server: RoughServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             for byte in data:
                 self.wfile.write(bytes([byte]))
-                time.sleep(0.001)  # so that each comes alone
+                time.sleep(0.0003)  # so that each comes alone
             if is_reset:
                 time.sleep(0.1)  # a reset discards what has not been read yet
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
