@@ -252,7 +252,7 @@ def test_a_connection_that_is_silent_is_left(ask: Ask, way: Proxy, client: Clien
     way.swallow()
     silent_since = time.monotonic()
     # each comes back, into the same hole
-    assert wait_until(lambda: way.connections >= known + len(asked), 60)
+    assert wait_until(lambda: way.connections >= known + len(asked), 40)
     in_time(time.monotonic() - silent_since, 35)
     way.pass_on()
     for program, text in asked:
