@@ -91,6 +91,7 @@ def test_a_turn_whose_answer_is_lost_is_one_turn(ask: Ask, way: Proxy, client: C
         assert printed == message["text"] != ""
 
 
+@pytest.mark.chaos
 def test_a_message_that_begins_anew_is_begun_anew(ask: Ask, cluster: Cluster, client: Client) -> None:
     asked = ask("tokens:70 rate:60")
     for program, _ in asked:
