@@ -1,4 +1,4 @@
-// Checks how the page reads the files of a message. Run with `node --test tests/pages/`.
+// Checks how the page reads the files of a message. Run with `node --test tests/pages/*_test.mjs`.
 
 import assert from "node:assert/strict";
 import test from "node:test";

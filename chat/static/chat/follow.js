@@ -22,23 +22,34 @@ export class Follower {
   // Always from the beginning: `start` drops what was there, so a new connection needs no memory of the old one.
   // Within one EventSource the browser itself sends the Last-Event-ID when it reconnects.
   connect() {
+    this.lastId = "";
+    this.lastIdIsStale = false;
     this.source = new EventSource(api.onThisOrigin(this.run.stream_url));
     this.source.onopen = () => this.listener.connected(true);
-    this.source.onmessage = (event) => this.receive(event.data);
+    this.source.onmessage = (event) => this.receive(event);
     this.source.onerror = () => this.lose();
   }
 
-  receive(data) {
+  receive({ data, lastEventId }) {
     this.failures = 0;
-    if (data !== "[DONE]") return this.listener.chunk(JSON.parse(data));
-    this.close();
-    this.listener.done();
+    if (data === "[DONE]") {
+      this.close();
+      return this.listener.done();
+    }
+    const chunk = JSON.parse(data);
+    // A `start` without an id begins what is told from the database: the id before it belongs to another telling.
+    if (lastEventId !== this.lastId) this.lastIdIsStale = false;
+    else if (chunk.type === "start") this.lastIdIsStale = true;
+    this.lastId = lastEventId;
+    this.listener.chunk(chunk);
   }
 
   lose() {
     if (this.over) return;
     this.listener.connected(false);
-    // After an HTTP error the browser gives up. While it is CONNECTING it tries again by itself.
+    // While it is CONNECTING the browser tries again by itself, with an id that it cannot forget.
+    if (this.lastIdIsStale) this.source.close();
+    // After an HTTP error the browser gives up.
     if (this.source.readyState === EventSource.CLOSED) this.tryLater();
   }
 
