@@ -198,3 +198,25 @@ def test_a_token_is_made_from_the_menu_lets_a_program_in_and_is_revoked(browser:
     expect(row).to_have_count(0)
     with Client(cluster.address, secret) as client:
         client.ask("GET", "/api/me", expect=401)
+
+
+def test_where_detached_runs_are_off_an_answer_lives_as_long_as_its_page(browser: Browser, cluster: Cluster) -> None:
+    account = cluster.account()
+    cluster.query("UPDATE chat_workspace SET autonomous_runs = false WHERE id = %s", account.workspace_id)
+    page = log_in(browser, cluster, account)
+    page.set_input_files("input[type=file]", {"name": "a.txt", "mimeType": "text/plain", "buffer": "ä%€".encode()})
+    say(page, "say:5 tokens:5")
+    expect(page.locator("main")).to_contain_text(token(4, 0).text.strip())
+    page.wait_for_url("**/c/*")
+    # a second answer, and one written anew, in a page that goes away
+    key = new_key()
+    say(page, f"script:text tokens:400 rate:20 key:{key}")
+    expect(page.locator("main")).to_contain_text(token(20, 0).text.strip())
+    page.reload()
+    expect(page.locator("main")).to_contain_text("stopped", ignore_case=True)
+    with Client(cluster.address, account.token) as client:
+        chat = page.url.rpartition("/")[2]
+        (aborted, first) = client.ask("GET", f"/api/chats/{chat}/runs")["results"]
+        assert (aborted["status"], aborted["stop_source"]) == ("aborted", "disconnect")
+        assert (first["status"], first["detached"]) == ("succeeded", False)
+        assert client.messages(chat)[0]["parts"][0]["filename"] == "a.txt"

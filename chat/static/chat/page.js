@@ -1,6 +1,7 @@
 // Ties the page together: which chat is open, what the buttons do, what went wrong.
 
 import * as api from "./api.js";
+import { startAttached } from "./attached.js";
 import { ChatList } from "./chats.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
@@ -152,7 +153,7 @@ async function sendIn(target, turn) {
   const takeBack = target.expect(turn);
   const key = keyFor(target.chatId, JSON.stringify(turn));
   try {
-    const run = await api.startRun(target.chatId, turn, key);
+    const run = await start(target.chatId, turn, key);
     unanswered = null;
     if (turn.text) composer.sent(target.chatId, turn);
     if (target !== conversation) return;
@@ -163,6 +164,15 @@ async function sendIn(target, turn) {
     takeBack();
     if (!error.outcomeUnknown) unanswered = null;
     throw error;
+  }
+}
+
+async function start(chatId, turn, key) {
+  try {
+    return await api.startRun(chatId, turn, key);
+  } catch (error) {
+    if (error.code !== "AUTONOMOUS_RUNS_OFF" || turn.continue) throw error;
+    return startAttached(chatId, turn);
   }
 }
 
