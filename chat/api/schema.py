@@ -127,8 +127,11 @@ class Schema(AutoSchema):
             if EVENT_STREAM in content:
                 # The body has no end that it could be described with: what is described is one event of it.
                 content[EVENT_STREAM] = {"itemSchema": content[EVENT_STREAM]["schema"]}
-        if "requestBody" in found and getattr(self.get_request_serializer(), "rules", None):
-            found["requestBody"]["required"] = True
+        if "requestBody" in found:
+            shape = self.get_request_serializer()
+            # drf-spectacular knows what is required of serializers only, and of those no rules between fields.
+            if isinstance(shape, dict) or getattr(shape, "rules", None):
+                found["requestBody"]["required"] = True
         codes = set(self._refused(found))
         for status in sorted({CODES[code].status for code in codes}):
             same = [code for code in CODES if code in codes and CODES[code].status == status]
