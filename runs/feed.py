@@ -23,6 +23,7 @@ from runs.models import Run
 logger = structlog.get_logger(__name__)
 
 CHANNEL = "feed"
+KINDS = ("run", "title")
 # While nobody takes them, no more events wait than this.
 MOST_WAITING = 1000
 

@@ -142,12 +142,29 @@ async def test_who_cannot_keep_up_is_told_so(run: Run) -> None:
         await follower.wait_for(lambda _: follower.has("stream-reset"))
 
 
-@pytest.mark.parametrize("garbage", ["", "{", "[]", "1", '{"user_id": "x"}', '{"user_id": 1}', "[" * 10_000])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "",
+        "{",
+        "[]",
+        "1",
+        '{"user_id": "x"}',
+        '{"user_id": 1}',
+        "[" * 10_000,
+        '{"user_id": 1e999, "event": "run", "data": 1}',
+        '{"user_id": USER, "event": "\\ud800", "data": 1}',
+        '{"user_id": USER, "event": "stream-error", "data": 1}',
+    ],
+)
 async def test_garbage_is_passed_over(run: Run, garbage: str) -> None:
     async with following(run.created_by) as follower:
-        control().publish(feed.CHANNEL, garbage)
+        await asyncio.sleep(0.1)  # the first one follows before the listener hears, and is told so
+        known = len(follower.events)
+        control().publish(feed.CHANNEL, garbage.replace("USER", str(run.created_by_id)))
         await in_thread(lifecycle.claim, run.pk, 1, uuid4(), "runs@test")
         await follower.wait_for(lambda _: follower.statuses == ["running"])
+        assert len(follower.events) == known + 1
 
 
 async def test_a_feed_ends_in_time_so_that_its_follower_proves_again_who_it_is(
