@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 
-from chat.models import Chat
+from chat.models import Chat, Membership
 from config.processes import wait_until
 from runs import feed, feed_stream, lifecycle, stop, titles
 from runs.connections import control
@@ -165,6 +165,16 @@ async def test_garbage_is_passed_over(run: Run, garbage: str) -> None:
         await in_thread(lifecycle.claim, run.pk, 1, uuid4(), "runs@test")
         await follower.wait_for(lambda _: follower.statuses == ["running"])
         assert len(follower.events) == known + 1
+
+
+async def test_who_left_a_workspace_is_told_nothing_of_it(run: Run) -> None:
+    await in_thread(Membership.objects.filter(user=run.created_by).delete)
+    async with following(run.created_by) as follower:
+        await in_thread(lifecycle.claim, run.pk, 1, uuid4(), "runs@test")
+        await in_thread(titles._set, run.chat_id, "On trees")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await follower.wait_for(lambda _: follower.has("run") or follower.has("title"))
 
 
 async def test_a_feed_ends_in_time_so_that_its_follower_proves_again_who_it_is(
