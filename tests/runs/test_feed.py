@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection
+from redis.asyncio.client import PubSub
 
 from chat.models import Chat, Membership
 from config.processes import wait_until
@@ -16,6 +17,7 @@ from runs import feed, feed_stream, lifecycle, stop, titles
 from runs.connections import control
 from runs.database import in_thread
 from runs.models import Run
+from runs.subscription import Subscription
 from tests.factories import run_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -175,6 +177,25 @@ async def test_who_left_a_workspace_is_told_nothing_of_it(run: Run) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await follower.wait_for(lambda _: follower.has("run") or follower.has("title"))
+
+
+async def test_nobody_is_told_to_read_again_before_the_listener_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    subscribe, told = PubSub.subscribe, asyncio.Event()
+
+    async def subscribe_slowly(self: PubSub, *channels: str) -> Any:
+        await self.connect()
+        control().execute_command("CLIENT", "PAUSE", "800", "ALL")
+        return await subscribe(self, *channels)
+
+    async def tell() -> None:
+        told.set()
+
+    monkeypatch.setattr(PubSub, "subscribe", subscribe_slowly)
+    task = asyncio.create_task(Subscription("slow", "test", lambda _: None, tell).run())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(told.wait(), 0.4)
+    await asyncio.wait_for(told.wait(), 5)
+    task.cancel()
 
 
 async def test_a_feed_ends_in_time_so_that_its_follower_proves_again_who_it_is(
