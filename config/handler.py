@@ -42,15 +42,13 @@ class Handler(ASGIHandler):
             await asyncio.wait_for(self._slots.acquire(), self._patience)
         except TimeoutError:
             return JsonResponse(plain_error(503), status=503, headers={"Retry-After": "1"})
-        try:
-            return await self._answer(request)
-        finally:
-            self._slots.release()
+        return await self._answer(request)
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        """The thread of a request whose client is gone goes on: what it answers is closed, as if somebody had begun to
-        read it. Django drops it without a word."""
+        """The thread of a request whose client is gone goes on, and keeps its slot: what it answers is closed, as if
+        somebody had begun to read it. Django drops it without a word."""
         answering = asyncio.ensure_future(self._in_thread(request))
+        answering.add_done_callback(lambda _: self._slots.release())
         try:
             return await asyncio.shield(answering)
         except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 from django.db import connection, transaction
+from django.db.models import F
 
 from chat.models import Chat
 from runs.connections import REDIS_ERRORS, control
@@ -23,6 +24,7 @@ from runs.models import Run
 logger = structlog.get_logger(__name__)
 
 CHANNEL = "feed"
+KINDS = ("run", "title")
 # While nobody takes them, no more events wait than this.
 MOST_WAITING = 1000
 
@@ -90,8 +92,13 @@ def _publish_through_restart(changes: list[Change]) -> None:
 
 
 def _publish(changes: list[Change]) -> None:
-    runs = Run.objects.in_bulk({key for kind, key in changes if kind == "run"})
-    chats = Chat.objects.in_bulk({key for kind, key in changes if kind == "title"})
+    # Nobody is told of what they may not read any more.
+    runs = Run.objects.filter(workspace__memberships__user=F("created_by")).in_bulk(
+        {key for kind, key in changes if kind == "run"}
+    )
+    chats = Chat.objects.filter(workspace__memberships__user=F("created_by")).in_bulk(
+        {key for kind, key in changes if kind == "title"}
+    )
     if "pool" in connection.settings_dict["OPTIONS"]:
         connection.close()
     pipeline = control().pipeline(transaction=False)

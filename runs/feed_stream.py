@@ -20,7 +20,7 @@ from django_eventstream.eventrequest import EventRequest
 from django_eventstream.storage import EventDoesNotExist, StorageBase
 from django_eventstream.views import Listener, get_listener_manager, stream
 
-from runs.feed import CHANNEL
+from runs.feed import CHANNEL, KINDS
 from runs.subscription import Subscription
 
 logger = structlog.get_logger(__name__)
@@ -116,8 +116,10 @@ def _pass_on(data: bytes) -> None:
     """Whoever can reach Redis can publish: garbage is passed over."""
     try:
         message = json.loads(data)
-        channel, kind, told = channel_of(int(message["user_id"])), str(message["event"]), json.dumps(message["data"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        channel, kind, told = channel_of(int(message["user_id"])), message["event"], json.dumps(message["data"])
+        if kind not in KINDS:
+            raise ValueError(kind)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         logger.warning("feed_message_ignored", size=len(data))
         return
     get_listener_manager().add_to_queues(channel, Event(channel, kind, told, id=ID))

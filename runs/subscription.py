@@ -45,7 +45,8 @@ class Subscription:
         while True:
             try:
                 async with async_client(timeout=PING_SECONDS + HEAR_SECONDS) as client, client.pubsub() as pubsub:
-                    await pubsub.subscribe(self._channel, self._own_channel)
+                    await pubsub.subscribe(self._own_channel, self._channel)
+                    await self._confirmed(pubsub)
                     await self._on_connect()
                     self._back_off = FIRST_BACK_OFF
                     self._hear()
@@ -58,6 +59,16 @@ class Subscription:
                     logger.warning("subscription_down", channel=self._channel, error=type(error).__name__)
             await asyncio.sleep(self._back_off)
             self._back_off = min(self._back_off * 2, LONGEST_BACK_OFF)
+
+    async def _confirmed(self, pubsub: Any) -> None:
+        """Until Redis says so it does not listen, however early it was asked to. The channel is confirmed last, and
+        before that nothing comes from it."""
+        while True:
+            message = await pubsub.get_message(timeout=HEAR_SECONDS)
+            if message is None:
+                raise TimeoutError("the subscription is not confirmed")
+            if message["type"] == "subscribe" and message["channel"] == self._channel.encode():
+                return
 
     def _hear(self) -> None:
         self._heard_at = time.monotonic()

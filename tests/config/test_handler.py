@@ -202,3 +202,16 @@ async def test_a_stream_is_closed_whose_client_went_away_before_it_began() -> No
     assert await asyncio.to_thread(bodies[-1].closed.wait, 2)
     assert not bodies[-1].begun.is_set()
     await asking
+
+
+async def test_a_request_whose_client_went_away_keeps_its_place_while_its_thread_works() -> None:
+    gone, handler = asyncio.Event(), Handler(at_once=1)
+    asking = asyncio.create_task(ask(handler, gone, b"slowly"))
+    await arrive(1)
+    gone.set()
+    waiting = asyncio.create_task(get(handler, "/slow"))
+    assert not await asyncio.to_thread(here.acquire, timeout=0.2)
+    go_on.set()
+    assert (await waiting)[0] == 200
+    await arrive(1)
+    await asking

@@ -9,13 +9,15 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection
+from redis.asyncio.client import PubSub
 
-from chat.models import Chat
+from chat.models import Chat, Membership
 from config.processes import wait_until
 from runs import feed, feed_stream, lifecycle, stop, titles
 from runs.connections import control
 from runs.database import in_thread
 from runs.models import Run
+from runs.subscription import Subscription
 from tests.factories import run_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -142,12 +144,58 @@ async def test_who_cannot_keep_up_is_told_so(run: Run) -> None:
         await follower.wait_for(lambda _: follower.has("stream-reset"))
 
 
-@pytest.mark.parametrize("garbage", ["", "{", "[]", "1", '{"user_id": "x"}', '{"user_id": 1}', "[" * 10_000])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "",
+        "{",
+        "[]",
+        "1",
+        '{"user_id": "x"}',
+        '{"user_id": 1}',
+        "[" * 10_000,
+        '{"user_id": 1e999, "event": "run", "data": 1}',
+        '{"user_id": USER, "event": "\\ud800", "data": 1}',
+        '{"user_id": USER, "event": "stream-error", "data": 1}',
+    ],
+)
 async def test_garbage_is_passed_over(run: Run, garbage: str) -> None:
     async with following(run.created_by) as follower:
-        control().publish(feed.CHANNEL, garbage)
+        await asyncio.sleep(0.1)  # the first one follows before the listener hears, and is told so
+        known = len(follower.events)
+        control().publish(feed.CHANNEL, garbage.replace("USER", str(run.created_by_id)))
         await in_thread(lifecycle.claim, run.pk, 1, uuid4(), "runs@test")
         await follower.wait_for(lambda _: follower.statuses == ["running"])
+        assert len(follower.events) == known + 1
+
+
+async def test_who_left_a_workspace_is_told_nothing_of_it(run: Run) -> None:
+    await in_thread(Membership.objects.filter(user=run.created_by).delete)
+    async with following(run.created_by) as follower:
+        await in_thread(lifecycle.claim, run.pk, 1, uuid4(), "runs@test")
+        await in_thread(titles._set, run.chat_id, "On trees")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await follower.wait_for(lambda _: follower.has("run") or follower.has("title"))
+
+
+async def test_nobody_is_told_to_read_again_before_the_listener_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    subscribe, told = PubSub.subscribe, asyncio.Event()
+
+    async def subscribe_slowly(self: PubSub, *channels: str) -> Any:
+        await self.connect()
+        control().execute_command("CLIENT", "PAUSE", "800", "ALL")
+        return await subscribe(self, *channels)
+
+    async def tell() -> None:
+        told.set()
+
+    monkeypatch.setattr(PubSub, "subscribe", subscribe_slowly)
+    task = asyncio.create_task(Subscription("slow", "test", lambda _: None, tell).run())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(told.wait(), 0.4)
+    await asyncio.wait_for(told.wait(), 5)
+    task.cancel()
 
 
 async def test_a_feed_ends_in_time_so_that_its_follower_proves_again_who_it_is(
