@@ -26,6 +26,7 @@ from chat.serializers import file_name_field
 from chat.views import ChatDoor
 from runs import admission, ai_sdk_schema, dispatch, starting, stream
 from runs.attached import attachments
+from runs.guard import guarded, pass_of
 from runs.models import Run
 from runs.serializers import MOST_FILES, expect_to_fit
 from runs.stream_schema import stream_of
@@ -134,7 +135,8 @@ class ChatStreamQuery(StrictSerializer):
 class AiSdkDoor(ChatDoor):
     def events(self, run: Run) -> AsyncIterator[bytes]:
         """From `start`, and broken off where these clients would need a second one."""
-        return stream.events(run.pk, None, one_start=True)
+        events = stream.events(run.pk, None, one_start=True)
+        return guarded(events, pass_of(self.request, run.chat_id))
 
 
 class ChatSendDoor(AiSdkDoor):

@@ -10,6 +10,7 @@ from chat.api.doors import Door
 from chat.api.errors import ApiError
 from chat.api.schema import operation, stream_headers
 from runs import admission, feed_stream
+from runs.guard import guarded, pass_of
 from runs.stream_schema import FEED_ID, stream_of
 from runs.views import streaming
 
@@ -35,5 +36,5 @@ class Feed(Door):
             raise ApiError(400, "CURSOR_INVALID", "This is not the id of an event of yours.")
         if request.method == "HEAD":
             return HttpResponse(content_type="text/event-stream", headers=HEADERS)
-        events = feed_stream.events(request.user, comes_back=sent is not None)
+        events = guarded(feed_stream.events(request.user, comes_back=sent is not None), pass_of(request, None))
         return streaming(admission.to_stream(request.user, events), "text/event-stream", HEADERS)

@@ -31,6 +31,7 @@ from chat.serializers import ExportOut, ExportQuery, MessageOut, MessageQuery
 from runs import admission, dispatch, early_stop, eventlog, feed, journal, starting, stop, stream
 from runs.database import in_thread
 from runs.errors import BrokenOff
+from runs.guard import guarded, pass_of
 from runs.models import Run, RunQuerySet
 from runs.roles import Wish
 from runs.serializers import (
@@ -302,7 +303,8 @@ class RunStream(RunDoor):
         after = cursor(sent) if sent is not None else None
         if request.method == "HEAD":
             return HttpResponse(content_type="text/event-stream", headers=stream.HEADERS)
-        pieces = admission.to_stream(request.user, stream.events(found.pk, after))
+        events = guarded(stream.events(found.pk, after), pass_of(request, found.chat_id))
+        pieces = admission.to_stream(request.user, events)
         return streaming(pieces, "text/event-stream", stream.HEADERS)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from runs import database, feed
+from runs import database, feed, guard
 from runs.connections import control
 
 _connect = socket.socket.connect
@@ -38,6 +38,12 @@ def _database_threads_keep_no_connection() -> Iterator[None]:
 def _no_thread_tells_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be connected to the test database at any time."""
     monkeypatch.setattr(feed._announcer, "is_muted", True)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_checks_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same."""
+    monkeypatch.setattr(guard, "_checking", lambda: None)
 
 
 @pytest.fixture(autouse=True)
