@@ -40,7 +40,7 @@ demo: setup
 
 # `pytest` alone does the same, one test after the other.
 test: setup
-	$(BIN)/python -m pytest -m "not chaos and not alone" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not chaos and not alone" -n auto --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "not chaos and alone"
 
 # The deploy check sees what a server would: real addresses (never connected to), https, a key of its own.

@@ -25,8 +25,12 @@ logger = structlog.get_logger(__name__)
 
 CHANNEL = "feed"
 KINDS = ("run", "title")
+# Told to everybody: some events were lost, so read again what you show.
+LOST = json.dumps({"event": "lost"})
 # While nobody takes them, no more events wait than this.
 MOST_WAITING = 1000
+# Between two attempts to say that some were lost.
+RETRY_SECONDS = 1.0
 
 Change = tuple[str, UUID]
 """`run` and its id, or `title` and the id of the chat."""
@@ -50,13 +54,15 @@ class Announcer:
         self._waiting: list[Change] = []
         self._come = threading.Event()
         self._thread: threading.Thread | None = None
-        self._failing = False
+        self._has_lost_some = False
 
     def add(self, changes: Iterable[Change]) -> None:
         if self.is_muted:
             return
         with self._lock:
-            self._waiting = [*self._waiting, *changes][:MOST_WAITING]
+            self._waiting += changes
+            if len(self._waiting) > MOST_WAITING:
+                self._waiting, self._has_lost_some = [], True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._announce_for_ever, name="feed", daemon=True)
                 self._thread.start()
@@ -64,19 +70,22 @@ class Announcer:
 
     def _announce_for_ever(self) -> None:
         while True:
-            self._come.wait()
+            self._come.wait(RETRY_SECONDS if self._has_lost_some else None)
             self._come.clear()
             with self._lock:
                 changes, self._waiting = self._waiting, []
+                has_lost_some, self._has_lost_some = self._has_lost_some, False
             try:
+                if has_lost_some:
+                    control().publish(CHANNEL, LOST)
                 _publish_through_restart(changes)
-                self._failing = False
             except Exception as error:
-                # What could not be told is not told: who follows the feed is told to look again, see `feed_stream`.
+                # What could not be told is not told: who follows the feed is told to look again.
                 connection.close()
-                if not self._failing:  # once an outage, however long
+                with self._lock:
+                    self._has_lost_some = True
+                if not has_lost_some:  # once an outage, however long
                     logger.warning("feed_not_published", error=type(error).__name__, exc_info=_unexpected(error))
-                self._failing = True
 
 
 _announcer = Announcer()

@@ -20,7 +20,7 @@ from django_eventstream.eventrequest import EventRequest
 from django_eventstream.storage import EventDoesNotExist, StorageBase
 from django_eventstream.views import Listener, get_listener_manager, stream
 
-from runs.feed import CHANNEL, KINDS
+from runs.feed import CHANNEL, KINDS, LOST
 from runs.subscription import Subscription
 
 logger = structlog.get_logger(__name__)
@@ -85,7 +85,7 @@ class _Ear:
     """The one listener of an event loop, from the first follower on."""
 
     def __init__(self) -> None:
-        self._subscription = Subscription(CHANNEL, str(uuid4()), _pass_on, _reset_all)
+        self._subscription = Subscription(CHANNEL, str(uuid4()), _pass_on, _missed_some)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -114,6 +114,9 @@ def silence() -> float | None:
 
 def _pass_on(data: bytes) -> None:
     """Whoever can reach Redis can publish: garbage is passed over."""
+    if data == LOST.encode():
+        _reset_all()
+        return
     try:
         message = json.loads(data)
         channel, kind, told = channel_of(int(message["user_id"])), message["event"], json.dumps(message["data"])
@@ -125,7 +128,11 @@ def _pass_on(data: bytes) -> None:
     get_listener_manager().add_to_queues(channel, Event(channel, kind, told, id=ID))
 
 
-async def _reset_all() -> None:
+async def _missed_some() -> None:
+    _reset_all()
+
+
+def _reset_all() -> None:
     """Everybody who is connected may have missed something."""
     manager = get_listener_manager()
     with manager.lock:

@@ -465,7 +465,7 @@ async def test_headers_may_be_late(client: Client, key: str) -> None:
 async def test_every_script_serves_every_kind_of_request(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     async def ask(script: str, **fields: object) -> None:
         try:
-            async with asyncio.timeout(0.3), client.post(_messages(f"script:{script} rate:0"), **fields) as response:
+            async with asyncio.timeout(2), client.post(_messages(f"script:{script} rate:0"), **fields) as response:
                 await response.read()
         except (aiohttp.ClientError, TimeoutError):
             pass

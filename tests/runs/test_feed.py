@@ -206,7 +206,7 @@ async def test_a_feed_ends_in_time_so_that_its_follower_proves_again_who_it_is(
         await Follower().follow(run.created_by, comes_back=False)
 
 
-def test_the_thread_tells_what_was_committed_and_survives_what_it_cannot_tell(
+def test_the_thread_tells_what_was_committed_and_what_it_cannot_tell_is_said_to_be_lost(
     monkeypatch: pytest.MonkeyPatch, redis: Any
 ) -> None:
     told: list[Any] = []
@@ -219,18 +219,32 @@ def test_the_thread_tells_what_was_committed_and_survives_what_it_cannot_tell(
         told.extend(changes)
 
     monkeypatch.setattr(feed, "_publish", publish)
-    announcer = feed.Announcer()
     first, second = uuid4(), uuid4()
-    announcer.add([("run", first)])
-    assert wait_until(lambda: bool(told), 5)
-    announcer.add([("run", second)])
-    assert wait_until(lambda: len(told) > 1, 5)
+    with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(feed.CHANNEL)
+        announcer = feed.Announcer()
+        announcer.add([("run", first)])
+        assert wait_until(lambda: bool(told), 5)
+        # without another change
+        assert wait_until(lambda: (pubsub.get_message() or {}).get("data") == feed.LOST.encode(), 5)
+        announcer.add([("run", second)])
+        assert wait_until(lambda: len(told) > 1, 5)
+        assert pubsub.get_message(timeout=1.5) is None
     assert told == ["failed", ("run", second)]
+
+
+async def test_whoever_follows_when_some_were_lost_is_told_to_read_again(run: Run) -> None:
+    async with following(run.created_by) as follower:
+        await asyncio.sleep(0.1)  # the first one follows before the listener hears, and is told so
+        known = follower.resets
+        control().publish(feed.CHANNEL, feed.LOST)
+        await follower.wait_for(lambda _: follower.resets > known)
 
 
 def test_no_more_wait_than_there_is_room_for() -> None:
     announcer = feed.Announcer()
     announcer._thread = object()  # type: ignore[assignment]
-    for _ in range(3):
-        announcer.add([("run", uuid4())] * feed.MOST_WAITING)
-    assert len(announcer._waiting) == feed.MOST_WAITING
+    announcer.add([("run", uuid4())] * feed.MOST_WAITING)
+    assert (len(announcer._waiting), announcer._has_lost_some) == (feed.MOST_WAITING, False)
+    announcer.add([("run", uuid4())])
+    assert (announcer._waiting, announcer._has_lost_some) == ([], True)
