@@ -39,7 +39,8 @@ class Handler(ASGIHandler):
         if request.path_info in PROBES:
             return await self._in_thread(request)  # alive is alive, however busy
         try:
-            await asyncio.wait_for(self._slots.acquire(), self._patience)
+            async with asyncio.timeout(self._patience):
+                await self._slots.acquire()
         except TimeoutError:
             return JsonResponse(plain_error(503), status=503, headers={"Retry-After": "1"})
         return await self._answer(request)

@@ -35,18 +35,24 @@ def control() -> redis.Redis:
 
 
 async def uncancelled(command: Awaitable[T]) -> T:
-    """Awaits a command that no cancel reaches, only its awaiter: redis-py swallows one that comes while it connects,
-    and whoever was to end would wait on."""
+    """Awaits a command that no cancel reaches, only its awaiter: the connection stays fit for the next command."""
     return await asyncio.shield(asyncio.ensure_future(command))
 
 
 class _Connection(redis.asyncio.Connection):
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """uvloop refuses to write to a connection that was reset, with an error that is none of Redis' own."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancels = task.cancelling()
         try:
             await super().send_packed_command(command, check_health)
         except RuntimeError as error:
+            # uvloop refuses to write to a connection that was reset, with an error that is none of Redis' own.
             raise redis.ConnectionError(str(error)) from error
+        if task.cancelling() > cancels:
+            # It came just when all was sent: `asyncio.wait_for` of Python 3.11, which redis-py uses, drops it then.
+            await self.disconnect(nowait=True)
+            raise asyncio.CancelledError
 
 
 def async_client(timeout: float) -> redis.asyncio.Redis:

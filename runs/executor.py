@@ -109,7 +109,8 @@ class Execution:
         """The process shuts down: running tools get a moment, so that their outcome is known to whoever goes on."""
         if self._tools_running:
             try:
-                await asyncio.wait_for(self._tools_ended.wait(), TOOL_GRACE_SECONDS)
+                async with asyncio.timeout(TOOL_GRACE_SECONDS):
+                    await self._tools_ended.wait()
             except TimeoutError:
                 logger.warning("tools_abandoned", run_id=str(self.run_id), calls=len(self._tools_running))
         self.interrupt(Interrupt.HAND_OVER)

@@ -38,8 +38,8 @@ async def ask_for(chat_id: UUID) -> None:
     """Asks a worker of the ops queue for a title, if the chat has none. Nobody waits for it or hears of its failure."""
     try:
         if await in_thread(_has_none, chat_id):
-            sent = asyncio.wrap_future(dispatch.submit(TASK, [str(chat_id)], "ops"))
-            await asyncio.wait_for(sent, dispatch.SEND_SECONDS)
+            async with asyncio.timeout(dispatch.SEND_SECONDS):
+                await asyncio.wrap_future(dispatch.submit(TASK, [str(chat_id)], "ops"))
     except Exception as error:
         logger.warning("title_not_asked_for", chat_id=str(chat_id), error=type(error).__name__)
 

@@ -59,9 +59,7 @@ def program(person: Any) -> Api:
 @pytest.fixture
 async def tail_ends_with_its_loop() -> AsyncIterator[None]:
     yield
-    tasks = set(tail()._tasks)
-    while tasks:
-        # One cancel may be lost: `asyncio.wait_for` of Python 3.11, which redis-py uses, drops it when it is done.
-        for task in tasks:
-            task.cancel()
-        _, tasks = await asyncio.wait(tasks, timeout=0.1)
+    tasks = tail()._tasks
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
