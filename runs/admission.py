@@ -30,7 +30,7 @@ def too_many_active_runs() -> ApiError:
     return ApiError(429, "TOO_MANY_ACTIVE_RUNS", detail, retry_after=RETRY_SECONDS)
 
 
-def to_stream(user: Any, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+def to_stream(user: Any, pieces: AsyncIterator[bytes]) -> open_streams.CountedStream:
     """The pieces, counted as an open stream; whatever of them has a `close` is closed with it. Raises ApiError, and
     closes nothing then."""
     return place_of_stream(user).carrying(pieces)

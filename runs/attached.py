@@ -6,10 +6,8 @@ sweep stops the run: this process may die at any moment. Source: `docs/architect
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator
-from typing import Self
 from uuid import UUID
 from weakref import WeakSet
 
@@ -18,7 +16,7 @@ from django.db import DatabaseError
 from django.db.models import Q
 
 from runs import heartbeat, lifecycle, stop
-from runs.database import TRANSIENT, in_thread
+from runs.database import TRANSIENT
 from runs.models import Run
 
 logger = structlog.get_logger(__name__)
@@ -29,8 +27,8 @@ SOURCE = "disconnect"
 class CreatorStream:
     """The body of the response to the request that created `run`: its pieces, and what their end means to the run.
 
-    Django calls `close` when the response is over, in whatever way: read to its end, dropped by its client, or never
-    begun because the client was gone already.
+    `config.handler` calls `close` when the response is over, in whatever way: read to its end, broken off, dropped by
+    its client, or never begun because the client was gone already.
     """
 
     def __init__(self, run: Run, pieces: AsyncIterator[bytes], attachments: Attachments) -> None:
@@ -40,21 +38,14 @@ class CreatorStream:
         self._ended = False
         self._broken_off = False
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            return await anext(self._pieces)
-        except StopAsyncIteration:
-            self._ended = True
-            raise
-        except asyncio.CancelledError:
-            raise  # the client is gone
-        except Exception:
+            async for piece in self._pieces:
+                yield piece
+        except Exception:  # which a client that goes away is not
             self._broken_off = True
-            await in_thread(self.close)  # an exception keeps Django from doing it
             raise
+        self._ended = True
 
     def close(self) -> None:
         """May be called again. What cannot be written now is left to `Attachments.tend` or the sweep."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from functools import cache
 from typing import Self
 from uuid import uuid4
@@ -18,7 +18,6 @@ import structlog
 from django.conf import settings
 
 from runs.connections import REDIS_ERRORS, control
-from runs.database import in_thread
 from runs.rates import outage
 
 logger = structlog.get_logger(__name__)
@@ -49,28 +48,19 @@ _RENEW = """
 
 
 class CountedStream:
-    """A body that has a place as long as it is open. Django calls `close` when its response is over."""
+    """A body that has a place as long as it is open. `config.handler` calls `close` when its response is over."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.place = uuid4().hex
-        self._pieces = _nothing()
+        self._pieces: AsyncIterable[bytes] = _nothing()
 
-    def carrying(self, pieces: AsyncIterator[bytes]) -> Self:
+    def carrying(self, pieces: AsyncIterable[bytes]) -> Self:
         self._pieces = pieces
         return self
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            return await anext(self._pieces)
-        except StopAsyncIteration:
-            raise
-        except Exception:
-            await in_thread(self._leave)  # an exception keeps Django from closing it
-            raise
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._pieces)
 
     def close(self) -> None:
         self._leave()

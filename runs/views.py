@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -320,7 +320,7 @@ class RunWait(RunDoor):
         return streaming(_run_when_ended(found.pk, seconds), "application/json", {"Cache-Control": "no-store"})
 
 
-def streaming(body: AsyncIterator[bytes], content_type: str, headers: dict[str, str]) -> StreamingHttpResponse:
+def streaming(body: AsyncIterable[bytes], content_type: str, headers: dict[str, str]) -> StreamingHttpResponse:
     """For doors that wait: they hold neither a thread nor a database connection meanwhile."""
     if not connection.in_atomic_block:
         connection.close()

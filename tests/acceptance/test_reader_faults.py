@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from config.processes import wait_until
@@ -22,6 +23,8 @@ pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 # Of one web process: its pool, and the thread that watches the database.
 MOST_CONNECTIONS = 12
+# Those that answer requests and those that ask the database, which begin when they are needed.
+MOST_THREADS = 30
 
 
 def streaming(client: Client, wishes: str) -> tuple[Json, str]:
@@ -234,7 +237,7 @@ def test_a_user_deleted_under_a_run_stops_it(proxied: ProxiedCluster) -> None:
 
 
 @pytest.mark.chaos
-def test_five_hundred_who_wait_for_one_run_take_no_connection_and_are_all_answered(
+def test_five_hundred_who_wait_for_one_run_take_no_thread_and_no_connection_and_are_all_answered(
     proxied: ProxiedCluster, person: Client
 ) -> None:
     run, key = streaming(person, "tokens:1000 rate:1")
@@ -242,6 +245,8 @@ def test_five_hundred_who_wait_for_one_run_take_no_connection_and_are_all_answer
     queries = "SELECT sum(calls_of_all) FROM (SELECT xact_commit AS calls_of_all FROM pg_stat_database) AS stats"
     waiting = {**run, "stream_url": f"/api/runs/{run['id']}/wait?timeout=60"}
     ((before,),) = proxied.query(connected)
+    web = psutil.Process(proxied.web.pid)
+    threads = web.num_threads()
     with silent_readers(proxied, person, waiting, 500) as sockets:
         for one in sockets:
             one.settimeout(30)
@@ -249,6 +254,7 @@ def test_five_hundred_who_wait_for_one_run_take_no_connection_and_are_all_answer
         time.sleep(1)
         ((now,),) = proxied.query(connected)
         assert now <= before + MOST_CONNECTIONS
+        assert web.num_threads() <= threads + MOST_THREADS
         ((asked,),) = proxied.query(queries)
         time.sleep(5)
         ((asked_later,),) = proxied.query(queries)

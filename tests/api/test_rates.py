@@ -1,7 +1,6 @@
 """How often and how much one person may: exactly so much, however many try at once, and without Redis too."""
 
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +12,8 @@ from redis.retry import Retry
 from structlog.testing import capture_logs
 
 from chat.models import Chat
-from runs import dispatch, open_streams, rates, stream
+from runs import dispatch, open_streams, rates
+from runs.database import in_thread
 from runs.models import EarlyStop, Run
 from tests.api.callers import Api, assert_refused, by_session, by_token
 from tests.api.test_idempotency import at_once
@@ -129,16 +129,8 @@ def test_zero_is_no_limit(api: Api, chat: Chat, settings: Any, name: str) -> Non
 # Streams
 
 
-async def pieces(*some: bytes | Exception) -> AsyncIterator[bytes]:
-    for piece in some:
-        if isinstance(piece, Exception):
-            raise piece
-        yield piece
-
-
-def opened(user: object = "somebody", *some: bytes | Exception) -> open_streams.CountedStream | None:
-    stream = open_streams.counted(user)
-    return stream and stream.carrying(pieces(*some))
+def opened(user: object = "somebody") -> open_streams.CountedStream | None:
+    return open_streams.counted(user)
 
 
 def places(redis: Any, user: object = "somebody") -> int:
@@ -218,20 +210,10 @@ def test_a_stream_that_was_lost_is_renewed_no_more(settings: Any, redis: Any) ->
     assert places(redis) == 0
 
 
-async def test_a_stream_that_broke_gives_its_place_back(settings: Any, redis: Any) -> None:
-    settings.LIMIT_STREAMS = 1
-    broken = opened("somebody", b"a", stream.BrokenOff())
-    assert broken
-    with pytest.raises(stream.BrokenOff):
-        async for _ in broken:
-            pass
-    assert places(redis) == 0
-
-
 @several_connections
 async def test_the_stream_of_a_run_is_counted(chat: Chat, settings: Any, redis: Any) -> None:
     settings.LIMIT_STREAMS = 2
-    reader, run = AsyncClient(), await open_streams.in_thread(lambda: run_in("pending", chat=chat))
+    reader, run = AsyncClient(), await in_thread(lambda: run_in("pending", chat=chat))
     await reader.aforce_login(chat.created_by)
     path = f"/api/runs/{run.pk}/stream"
     first, second = [await reader.get(path) for _ in range(2)]
@@ -241,7 +223,7 @@ async def test_the_stream_of_a_run_is_counted(chat: Chat, settings: Any, redis: 
     assert retry_after(third) > 0
     # a look at the headers is no stream
     assert (await reader.head(path)).status_code == 200
-    await open_streams.in_thread(first.close)
+    await in_thread(first.close)
     assert (await reader.get(path)).status_code == 200
 
 

@@ -33,7 +33,8 @@ def asks_database(request: HttpRequest) -> HttpResponse:
 class Body:
     """A body as `runs.attached` has one: it wants to know of its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, breaks: bool) -> None:
+        self._breaks = breaks
         self.begun, self.closed = asyncio.Event(), threading.Event()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -42,6 +43,8 @@ class Body:
     async def _pieces(self) -> AsyncIterator[bytes]:
         self.begun.set()
         yield b"a"
+        if self._breaks:
+            raise ValueError("broken")
         await asyncio.sleep(60)
 
     def close(self) -> None:
@@ -49,7 +52,7 @@ class Body:
 
 
 def streams(request: HttpRequest) -> StreamingHttpResponse:
-    bodies.append(Body())
+    bodies.append(Body("broken" in request.GET))
     here.release()
     if "slowly" in request.GET:
         go_on.wait(10)
@@ -190,6 +193,25 @@ async def test_a_stream_is_closed_when_its_client_goes_away() -> None:
     gone.set()
     assert await asyncio.to_thread(bodies[-1].closed.wait, 2)
     await asking
+
+
+async def test_a_stream_that_breaks_is_closed() -> None:
+    with pytest.raises(ValueError, match="broken"):
+        await ask(Handler(), asyncio.Event(), b"broken")
+    assert bodies[-1].closed.is_set()
+    await arrive(1)
+
+
+async def test_a_stream_holds_no_thread() -> None:
+    gone, handler = asyncio.Event(), Handler(at_once=2)
+    before = threading.active_count()
+    asking = [asyncio.create_task(ask(handler, gone)) for _ in range(20)]
+    await arrive(20)
+    for body in bodies[-20:]:
+        await asyncio.wait_for(body.begun.wait(), 5)
+    assert threading.active_count() < before + 20
+    gone.set()
+    await asyncio.gather(*asking)
 
 
 async def test_a_stream_is_closed_whose_client_went_away_before_it_began() -> None:

@@ -11,8 +11,9 @@ from django.db.models.functions import Now
 from pytest_django import DjangoAssertNumQueries
 from structlog.testing import capture_logs
 
-from runs import attached, dispatch, heartbeat, lifecycle, stop, sweep
+from runs import dispatch, heartbeat, lifecycle, stop, sweep
 from runs.attached import Attachments, CreatorStream
+from runs.database import in_thread
 from runs.models import Run
 from runs.stream import BrokenOff
 from tests.factories import ChatFactory, run_in
@@ -73,30 +74,30 @@ def test_a_stream_that_is_dropped_stops_its_run(attachments: Attachments, status
 
 @several_connections
 async def test_a_stream_that_is_dropped_half_read_stops_its_run(attachments: Attachments) -> None:
-    run = await attached.in_thread(attached_run)
+    run = await in_thread(attached_run)
     stream = attachments.stream_of(run, pieces(b"a", b"b"))
     assert await read(stream, 1) == [b"a"]
-    await attached.in_thread(stream.close)
-    assert (await attached.in_thread(again, run)).stop_source == "disconnect"
+    await in_thread(stream.close)
+    assert (await in_thread(again, run)).stop_source == "disconnect"
 
 
 @several_connections
 async def test_a_stream_that_was_read_to_its_end_stops_nothing(attachments: Attachments) -> None:
-    run = await attached.in_thread(attached_run)
+    run = await in_thread(attached_run)
     stream = attachments.stream_of(run, pieces(b"a", b"b"))
     assert await read(stream) == [b"a", b"b"]
-    await attached.in_thread(stream.close)
-    assert (await attached.in_thread(again, run)).stop_requested_at is None
+    await in_thread(stream.close)
+    assert (await in_thread(again, run)).stop_requested_at is None
 
 
 @several_connections
 async def test_a_stream_that_we_break_off_lets_go_of_its_run(attachments: Attachments) -> None:
-    run = await attached.in_thread(attached_run)
+    run = await in_thread(attached_run)
     stream = attachments.stream_of(run, pieces(b"a", BrokenOff()))
     with pytest.raises(BrokenOff):
         await read(stream)
-    # Django closes nothing that raised
-    found = await attached.in_thread(again, run)
+    await in_thread(stream.close)
+    found = await in_thread(again, run)
     assert (found.stop_requested_at, found.detached) == (None, True)
 
 
