@@ -1,4 +1,4 @@
-"""The chat's doors. What they show of runs is put in by whoever knows about runs (see `runs.views`)."""
+"""The chat's doors. What they show of runs is put in by whoever knows about runs (see `runs.api.views`)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import render
 
 from chat.api.errors import plain_error
-from runs.rates import seconds_to_wait
+from runs.api.rates import seconds_to_wait
 
 View = Callable[..., HttpResponseBase]
 

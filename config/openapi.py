@@ -4,7 +4,7 @@ from typing import Any
 
 from chat.parts_schema import PART, PARTS, thing
 from config.openapi_examples import EXAMPLES
-from runs import ai_sdk_schema, stream_schema
+from runs.api import ai_sdk_schema, stream_schema
 
 Shape = dict[str, Any]
 

@@ -31,7 +31,7 @@ urlpatterns = [
     path("readyz", health.readyz),
     path("api/schema", SpectacularJSONAPIView.as_view(), name="schema"),
     path("api/docs", SpectacularSwaggerSplitView.as_view(template_name="chat/docs.html"), name="docs"),
-    path("api/", include("runs.urls")),
+    path("api/", include("runs.api.urls")),
     re_path(r"^api(?:/|\Z)", Nowhere.as_view()),
     path("admin/login/", logins.rarely(admin.site.login)),
     path("admin/", admin.site.urls),

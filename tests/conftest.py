@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from runs import database, feed, guard
+from runs import database, feed
+from runs.api import guard
 from runs.connections import control
 
 _connect = socket.socket.connect

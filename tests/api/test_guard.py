@@ -15,11 +15,11 @@ from django.utils import timezone
 from agents import chunks
 from chat.models import Chat, Membership, Token
 from chat.tokens import issue
-from runs import guard
+from runs.api import guard
+from runs.api.guard import Pass, valid
 from runs.database import in_thread
 from runs.errors import BrokenOff
 from runs.eventlog import write_whole
-from runs.guard import Pass, valid
 from runs.models import Run
 from tests.api.test_stream import append, saying
 from tests.factories import ChatFactory, run_in

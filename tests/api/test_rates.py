@@ -12,7 +12,8 @@ from redis.retry import Retry
 from structlog.testing import capture_logs
 
 from chat.models import Chat
-from runs import dispatch, open_streams, rates
+from runs import dispatch
+from runs.api import open_streams, rates
 from runs.database import in_thread
 from runs.models import EarlyStop, Run
 from tests.api.callers import Api, assert_refused, by_session, by_token

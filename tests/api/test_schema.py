@@ -13,8 +13,8 @@ from drf_spectacular.generators import SchemaGenerator
 
 from agents import chunks
 from chat.models import Chat
+from runs.api.urls import urlpatterns
 from runs.feed import told_of
-from runs.urls import urlpatterns
 from tests.api.callers import Api, Json
 from tests.factories import MessageFactory, RoleFactory, StepFactory, run_in
 

@@ -3,8 +3,8 @@
 from django.urls import path
 
 from chat.views import Me
-from runs import ai_sdk, views
-from runs.feed_view import Feed
+from runs.api import ai_sdk, views
+from runs.api.feed_view import Feed
 
 urlpatterns = [
     path("me", Me.as_view()),

@@ -6,8 +6,8 @@ from typing import Any
 from django.conf import settings
 
 from chat.api.errors import ApiError
-from runs import open_streams
-from runs.rates import seconds_to_wait
+from runs.api import open_streams
+from runs.api.rates import seconds_to_wait
 
 # When one of many runs or streams will end is anybody's guess.
 RETRY_SECONDS = 5

@@ -23,9 +23,9 @@ from chat.api.strict import (
 )
 from chat.parts import TextFile
 from chat.serializers import FileIn, MessageOut, PartsField
+from runs.api.stream_schema import ENTRY_ID
 from runs.eventlog import EntryId, parse_entry_id
 from runs.models import Run, Step
-from runs.stream_schema import ENTRY_ID
 
 
 class UsageOut(serializers.Serializer[Any]):

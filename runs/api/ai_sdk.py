@@ -24,13 +24,14 @@ from chat.models import Chat, Message
 from chat.parts import TextFile, text_of_data
 from chat.serializers import file_name_field
 from chat.views import ChatDoor
-from runs import admission, ai_sdk_schema, dispatch, starting, stream
+from runs import dispatch, stream
+from runs.api import admission, ai_sdk_schema, starting
+from runs.api.guard import guarded, pass_of
+from runs.api.serializers import MOST_FILES, expect_to_fit
+from runs.api.stream_schema import stream_of
+from runs.api.views import streaming, trigger_of_turn
 from runs.attached import attachments
-from runs.guard import guarded, pass_of
 from runs.models import Run
-from runs.serializers import MOST_FILES, expect_to_fit
-from runs.stream_schema import stream_of
-from runs.views import streaming, trigger_of_turn
 
 SUBMIT, REGENERATE = "submit-message", "regenerate-message"
 STREAM = stream_of("RunStreamEvent")

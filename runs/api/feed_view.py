@@ -9,10 +9,11 @@ from rest_framework.request import Request
 from chat.api.doors import Door
 from chat.api.errors import ApiError
 from chat.api.schema import operation, stream_headers
-from runs import admission, feed_stream
-from runs.guard import guarded, pass_of
-from runs.stream_schema import FEED_ID, stream_of
-from runs.views import streaming
+from runs import feed_stream
+from runs.api import admission
+from runs.api.guard import guarded, pass_of
+from runs.api.stream_schema import FEED_ID, stream_of
+from runs.api.views import streaming
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 _LAST_ID = OpenApiParameter(

@@ -11,8 +11,9 @@ from rest_framework.request import Request
 
 from chat.api.errors import ApiError
 from chat.models import Chat, Workspace
-from runs import admission, dispatch, sweep
+from runs import dispatch, sweep
 from runs.allowance import seconds_of_today_left
+from runs.api import admission
 from runs.dispatch import Start
 from runs.errors import (
     DayUsedUp,

@@ -28,13 +28,10 @@ from chat.api.strict import NoFields
 from chat.export import export
 from chat.models import Chat, Message, Workspace
 from chat.serializers import ExportOut, ExportQuery, MessageOut, MessageQuery
-from runs import admission, dispatch, early_stop, eventlog, feed, journal, starting, stop, stream
-from runs.database import in_thread
-from runs.errors import BrokenOff
-from runs.guard import guarded, pass_of
-from runs.models import Run, RunQuerySet
-from runs.roles import Wish
-from runs.serializers import (
+from runs import dispatch, early_stop, eventlog, feed, journal, stop, stream
+from runs.api import admission, starting
+from runs.api.guard import guarded, pass_of
+from runs.api.serializers import (
     ChatStop,
     LatestOut,
     ModelsOut,
@@ -48,8 +45,12 @@ from runs.serializers import (
     WaitQuery,
     cursor,
 )
-from runs.starting import no_such_role, not_found
-from runs.stream_schema import ENTRY_ID, stream_of
+from runs.api.starting import no_such_role, not_found
+from runs.api.stream_schema import ENTRY_ID, stream_of
+from runs.database import in_thread
+from runs.errors import BrokenOff
+from runs.models import Run, RunQuerySet
+from runs.roles import Wish
 
 
 class ChatDoor(chat_views.ChatDoor):

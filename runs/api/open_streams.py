@@ -17,8 +17,8 @@ from weakref import WeakSet
 import structlog
 from django.conf import settings
 
+from runs.api.rates import outage
 from runs.connections import REDIS_ERRORS, control
-from runs.rates import outage
 
 logger = structlog.get_logger(__name__)
 
